@@ -1,0 +1,39 @@
+"""MLflow tracking as an open lakehouse, on any Spark.
+
+What users call is exported here and imported on first use, so that `import spark_tracking` stays cheap and needs neither
+pyspark nor deltalake:
+
+    import spark_tracking as st
+    st.use(spark)
+    st.score_table(spark, "models:/wine@champion", source="/data/wine", target="/data/scored")
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from spark_tracking.scoring import score_table as score_table
+    from spark_tracking.scoring import score_udf as score_udf
+    from spark_tracking.sources import use as use
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "use": "spark_tracking.sources",
+    "score_table": "spark_tracking.scoring",
+    "score_udf": "spark_tracking.scoring",
+}
+
+__all__ = ["__version__", *_HOMES]  # noqa: PLE0604 - the names in _HOMES
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'spark_tracking' has no attribute '{name}'. It has: {', '.join(__all__)}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
