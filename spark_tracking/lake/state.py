@@ -1,0 +1,261 @@
+"""What a lake knows of one thing (an experiment, a run, a model, ...): a set of registers that only grows.
+
+Every change is an event `(hlc, writer, kind, id, field, key, value)` and sets one register `field/key`. Of two values the
+one with the greater `(hlc, writer)` stands, except for params, which are immutable: there the first stands. Metrics fold by
+min, max and the greatest `(step, time, value)`. All of these are idempotent and commutative, so events may be seen twice
+and in any order: the same events always make the same entity.
+
+Registers of a kind (`value` is text; None removes):
+
+| kind | id | attr keys | other fields |
+|---|---|---|---|
+| experiment | experiment id | created, updated, deleted (ms), name, artifact_location, lifecycle_stage | tag |
+| run | run id | created, experiment_id, run_name, created_by, status, start_time, end_time, deleted, lifecycle_stage, artifact_uri | param, tag, dataset (key digest/name; JSON), model_input (key model id), model_output (key model id; step) |
+| logged_model | model id | created, updated, deleted, experiment_id, name, model_type, source_run_id, status, status_message, artifact_uri, lifecycle_stage | param, tag |
+| registered_model | name | created, updated, description, last_version | tag, alias (value: version) |
+| model_version | name/version | created, updated, description, created_by, current_stage, source, storage_location, run_id, run_link, model_id, status, status_message | tag |
+
+An entity is there once `attr/created` is. `purge` (field) is a tombstone for the whole: registers not later than it are gone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import msgpack
+
+MODEL_POINTS_KEPT = 1000
+"""Points of one metric, run and dataset that a logged model's row keeps, the latest ones; the history has all."""
+
+
+class Event(NamedTuple):
+    """One change of one register, as in a journal record; its clock and writer are the record's."""
+
+    kind: str
+    id: str
+    field: str
+    key: str
+    value: str | None
+
+
+class Stamp(NamedTuple):
+    """A hybrid logical clock and the writer that breaks ties."""
+
+    hlc: int
+    writer: str
+
+
+@dataclass(slots=True)
+class MetricBlock:
+    """Metric points of one run, in columns: what one call logs.
+
+    Attributes:
+        names, values, times (ms since the epoch), steps: equally long, one entry a point.
+        model_id, dataset_name, dataset_digest: what the points were measured on, where known; one for the block.
+    """
+
+    run_id: str
+    experiment_id: str
+    names: list[str]
+    values: list[float]
+    times: list[int]
+    steps: list[int]
+    model_id: str | None = None
+    dataset_name: str | None = None
+    dataset_digest: str | None = None
+
+
+class Register(NamedTuple):
+    """A value and when it was set."""
+
+    stamp: Stamp
+    value: str | None
+
+
+class Point(NamedTuple):
+    """The latest point of a metric; compares as MLflow does: step, then time (ms), then value."""
+
+    step: int
+    time: int
+    value: float
+
+    def beats(self, other: Point) -> bool:
+        """Whether this point is later; NaN counts as 0, as in MLflow's SQL store, and loses a tie."""
+        mine = (self.step, self.time, 0.0 if math.isnan(self.value) else self.value)
+        theirs = (other.step, other.time, 0.0 if math.isnan(other.value) else other.value)
+        return mine > theirs or (mine == theirs and not math.isnan(self.value) and math.isnan(other.value))
+
+
+@dataclass(slots=True)
+class MetricFold:
+    """All points of one metric of a run, folded. Min and max leave NaN out unless nothing else was logged."""
+
+    minimum: float
+    maximum: float
+    latest: Point
+
+    def merge(self, other: MetricFold) -> None:
+        """Fold `other` in."""
+        if not self.minimum <= other.minimum and not math.isnan(other.minimum):
+            self.minimum = other.minimum
+        if not self.maximum >= other.maximum and not math.isnan(other.maximum):
+            self.maximum = other.maximum
+        if other.latest.beats(self.latest):
+            self.latest = other.latest
+
+
+class ModelPoint(NamedTuple):
+    """What identifies a metric point that was logged for a model; the value stands beside it."""
+
+    name: str
+    run_id: str
+    dataset_name: str | None
+    dataset_digest: str | None
+    step: int
+    time: int
+
+
+@dataclass(slots=True)
+class Entity:
+    """The folded state of one thing; see the module for the registers of each kind."""
+
+    kind: str
+    id: str
+    fields: dict[str, dict[str, Register]] = field(default_factory=dict)
+    metrics: dict[str, MetricFold] = field(default_factory=dict)
+    points: dict[ModelPoint, float] = field(default_factory=dict)
+    purged: Stamp | None = None
+
+    def fold(self, stamp: Stamp, name: str, key: str, value: str | None) -> None:
+        """Set the register `name/key`, if `stamp` wins."""
+        if name == "purge":
+            if self.purged is None or stamp > self.purged:
+                self.purged = stamp
+                self._drop_purged()
+            return
+        if self.purged is not None and stamp <= self.purged:
+            return
+        registers = self.fields.setdefault(name, {})
+        old = registers.get(key)
+        if old is None or ((stamp < old.stamp) if name == "param" else (stamp > old.stamp)):
+            registers[key] = Register(stamp, value)
+
+    def fold_metric(self, name: str, fold: MetricFold) -> None:
+        """Fold points of the metric `name` in."""
+        mine = self.metrics.get(name)
+        if mine is None:
+            self.metrics[name] = MetricFold(fold.minimum, fold.maximum, fold.latest)
+        else:
+            mine.merge(fold)
+
+    def fold_points(self, points: Iterable[tuple[ModelPoint, float]]) -> None:
+        """Fold metric points of a logged model in; of two values at one point the greater stands."""
+        for point, value in points:
+            old = self.points.get(point)
+            if old is None or math.isnan(old) or value > old:
+                self.points[point] = value
+        if len(self.points) > MODEL_POINTS_KEPT:
+            self._trim_points()
+
+    def merge(self, other: Entity) -> None:
+        """Fold all that `other` knows of the same thing in."""
+        if other.purged is not None:
+            self.fold(other.purged, "purge", "", None)
+        for name, registers in other.fields.items():
+            for key, register in registers.items():
+                self.fold(register.stamp, name, key, register.value)
+        for name, fold in other.metrics.items():
+            self.fold_metric(name, fold)
+        if other.points:
+            self.fold_points(other.points.items())
+
+    def copy(self) -> Entity:
+        """An independent copy."""
+        twin = Entity(self.kind, self.id)
+        twin.merge(self)
+        return twin
+
+    @property
+    def exists(self) -> bool:
+        """Whether its creation has been seen and it was not purged after."""
+        return self.attr("created") is not None
+
+    @property
+    def deleted(self) -> bool:
+        """Whether it is in the trash."""
+        return self.attr("lifecycle_stage") == "deleted"
+
+    def attr(self, key: str) -> str | None:
+        """The attribute `key`; None where it is not set."""
+        register = self.fields.get("attr", {}).get(key)
+        return None if register is None else register.value
+
+    def number(self, key: str) -> int | None:
+        """The attribute `key` as a whole number (times are milliseconds)."""
+        text = self.attr(key)
+        return None if text is None else int(text)
+
+    def items(self, name: str) -> dict[str, str]:
+        """What stands under a field such as `tag` or `param`, without what was removed, by key."""
+        registers = self.fields.get(name, {})
+        return {key: r.value for key, r in sorted(registers.items()) if r.value is not None}
+
+    def events(self) -> Iterator[Event]:
+        """The entity as the events that would make it anew (attributes and fields, not metrics)."""
+        for name, registers in self.fields.items():
+            for key, register in registers.items():
+                if register.value is not None:
+                    yield Event(self.kind, self.id, name, key, register.value)
+
+    def pack(self) -> bytes:
+        """The `state` column. Format: msgpack of [writers, {field: {key: [hlc, writer index, value]}}, metrics, points, purge]."""
+        writers: dict[str, int] = {}
+
+        def stamp(s: Stamp) -> tuple[int, int]:
+            return s.hlc, writers.setdefault(s.writer, len(writers))
+
+        fields = {n: {k: (*stamp(r.stamp), r.value) for k, r in rs.items()} for n, rs in self.fields.items()}
+        metrics = {n: (m.minimum, m.maximum, *m.latest) for n, m in self.metrics.items()}
+        purged = None if self.purged is None else stamp(self.purged)
+        packed: bytes = msgpack.packb([list(writers), fields, metrics, [(*p, v) for p, v in self.points.items()], purged])
+        return packed
+
+    @classmethod
+    def unpack(cls, kind: str, id: str, packed: bytes) -> Entity:
+        """The inverse of `pack`."""
+        writers, fields, metrics, points, purged = msgpack.unpackb(packed, strict_map_key=False)
+        entity = cls(kind, id)
+        for name, registers in fields.items():
+            entity.fields[name] = {
+                key: Register(Stamp(hlc, writers[w]), value) for key, (hlc, w, value) in registers.items()
+            }
+        for name, (low, high, *latest) in metrics.items():
+            entity.metrics[name] = MetricFold(low, high, Point(*latest))
+        entity.points = {ModelPoint(*point): value for *point, value in points}
+        if purged is not None:
+            entity.purged = Stamp(purged[0], writers[purged[1]])
+        return entity
+
+    def _drop_purged(self) -> None:
+        for name, registers in self.fields.items():
+            self.fields[name] = {k: r for k, r in registers.items() if r.stamp > self.purged}  # type: ignore[operator]
+        self.metrics.clear()
+        self.points.clear()
+
+    def _trim_points(self) -> None:
+        series: dict[tuple[str | None, ...], list[ModelPoint]] = {}
+        for point in self.points:
+            series.setdefault(point[:4], []).append(point)
+        for points in series.values():
+            points.sort(key=lambda p: (p.step, p.time))
+            for point in points[:-MODEL_POINTS_KEPT]:
+                del self.points[point]
+
+
+def fold_events(entities: Mapping[tuple[str, str], Entity], stamp: Stamp, events: Iterable[Event]) -> None:
+    """Fold the events of one record into `entities`, a mapping that makes what is missing."""
+    for kind, id, name, key, value in events:
+        entities[kind, id].fold(stamp, name, key, value)
