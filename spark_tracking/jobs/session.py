@@ -1,0 +1,107 @@
+"""A small Spark with Delta inside this process, for a laptop, the demo and the tests. A cluster brings its own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from spark_tracking.jobs.delta_jars import delta_jars, java
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+
+def delta_settings(*, memory: str = "1g") -> dict[str, str]:
+    """The settings of a quiet local Spark with Delta, for a classic builder as for one of Spark Connect.
+
+    Args:
+        memory: the JVM's heap, as Spark writes it (`512m`, `2g`).
+
+    Returns:
+        Spark's setting names with their values.
+
+    Raises:
+        InvalidState: Java or delta-spark is missing.
+        Unavailable: Delta's jars could not be downloaded.
+    """
+    quiet = Path(__file__).with_name("log4j2.properties")
+    return {
+        "spark.jars": ",".join(map(str, delta_jars())),
+        "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
+        "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
+        "spark.databricks.delta.snapshotPartitions": "2",  # 50 by default: 50 tasks for each look at a table
+        "spark.sql.shuffle.partitions": "2",
+        "spark.driver.memory": memory,
+        "spark.driver.host": "127.0.0.1",
+        "spark.driver.bindAddress": "127.0.0.1",
+        "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile={quiet.as_uri()}",
+        "spark.ui.enabled": "false",
+        "spark.ui.showConsoleProgress": "false",
+    }
+
+
+def local_spark(
+    app: str = "spark-tracking", *, cores: int = 2, memory: str = "1g", connect: bool = False, settings: Mapping[str, str] | None = None
+) -> SparkSession:
+    """Start a local Spark with Delta, or return the session that already runs.
+
+    Workers use this very Python. The JVM takes the environment as it is now: what a Spark plan should see (such as
+    `MLFLOW_TRACKING_URI`) must be set before.
+
+    Args:
+        app: the application's name.
+        cores: task slots.
+        memory: the JVM's heap, as Spark writes it.
+        connect: start a Spark Connect server and return its client; needs `pyspark[connect]`.
+        settings: further Spark settings, which win over ours.
+
+    Raises:
+        InvalidState: Java or delta-spark is missing.
+        Unavailable: Delta's jars could not be downloaded.
+
+    Example:
+        >>> spark = local_spark()
+        >>> spark.range(3).write.format("delta").save("/tmp/three")
+    """
+    from pyspark.sql import SparkSession
+
+    java()
+    os.environ["PYSPARK_PYTHON"] = os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable
+    os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
+    master = f"local[{cores}]"
+    builder = SparkSession.builder.appName(app)
+    builder = builder.remote(master) if connect else builder.master(master)
+    for name, value in {**delta_settings(memory=memory), **(settings or {})}.items():
+        builder = builder.config(name, value)
+    with _without_incubator_notice():
+        return builder.getOrCreate()
+
+
+@contextmanager
+def _without_incubator_notice() -> Iterator[None]:
+    """While the JVM starts, its stderr goes through grep, which drops one line and passes on the rest for as long as it lives.
+
+    Spark asks for `jdk.incubator.vector` on every start, and the JVM then prints a warning that no option turns off.
+    """
+    grep = shutil.which("grep")
+    if grep is None:
+        yield
+        return
+    original = os.dup(2)
+    command = [grep, "--line-buffered", "-v", "^WARNING: Using incubator modules: jdk.incubator.vector$"]
+    # A session of its own, so that Ctrl-C ends the JVM before its last words are cut off.
+    with_notice = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=original, start_new_session=True)
+    assert with_notice.stdin is not None
+    try:
+        os.dup2(with_notice.stdin.fileno(), 2)
+        yield
+    finally:
+        os.dup2(original, 2)
+        os.close(original)
+        with_notice.stdin.close()
