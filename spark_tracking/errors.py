@@ -31,7 +31,7 @@ from mlflow.protos.databricks_pb2 import (
 )
 
 
-class SparkTrackingError(MlflowException):  # type: ignore[misc]
+class SparkTrackingError(MlflowException):
     """Base of all our errors; `error_code` is the MLflow code that REST clients see."""
 
     code: int = INTERNAL_ERROR

@@ -1,0 +1,48 @@
+# `make` alone lists the targets. The virtual environment is made once, and installed again when pyproject.toml or
+# constraints.txt change.
+VENV ?= .venv
+LAKE ?= demo-lake
+PORT ?= 5000
+BIN := $(VENV)/bin
+READY := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-all check bench ui clean
+
+help:           ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+
+demo: $(READY)  ## the whole product once on real data: train, read, register, score (under 3 minutes; again adds to it)
+	@$(BIN)/spark-tracking demo --lake $(LAKE)
+
+ui: $(READY)    ## MLflow's web UI on the demo's lake, at http://127.0.0.1:5000
+	@echo "MLflow's web UI: http://127.0.0.1:$(PORT)   (Ctrl-C ends it)"
+	@$(BIN)/mlflow server --host 127.0.0.1 --port $(PORT) --backend-store-uri "delta://$(abspath $(LAKE))"
+
+test: $(READY)  ## the tests, without the slow ones (minutes)
+	@$(BIN)/python -m pytest
+
+test-all: $(READY)  ## all tests, with the slow ones
+	@$(BIN)/python -m pytest -m "slow or not slow"
+
+check: $(READY) ## what needs no test run: ruff, mypy --strict, the layers (import-linter), shellcheck
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	@command -v shellcheck >/dev/null || { echo "make check needs shellcheck (on Debian or Ubuntu: apt-get install shellcheck)" >&2; exit 1; }
+	shellcheck scripts/preflight .ci/run $(wildcard init_scripts/*.sh)
+
+bench: $(READY) ## each speed claim against its peer, in the same run (long)
+	@for file in benchmarks/[a-z]*.py; do echo "== $$file"; $(BIN)/python "$$file" || exit 1; done
+
+clean:          ## remove the virtual environment, caches and build leftovers; the demo's lake stays
+	rm -rf $(VENV) .ci-venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
+
+$(READY): pyproject.toml constraints.txt
+	@python=$$(sh scripts/preflight) && \
+	{ test -x $(BIN)/python || { echo "Making $(VENV) with $$python ..."; "$$python" -m venv $(VENV); }; } && \
+	echo "Installing (a few minutes on the first time) ..." && \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]' && \
+	touch $@
