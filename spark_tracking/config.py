@@ -4,11 +4,9 @@ for settings of ours; MLflow's own variables are MLflow's (`mlflow.environment_v
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
-
-from spark_tracking.errors import InvalidSetting
 
 T = TypeVar("T")
 
@@ -27,18 +25,23 @@ class Setting(Generic[T]):
     parse: Callable[[str], T]
     reason: str
 
-    def get(self) -> T:
+    def get(self, environ: Mapping[str, str] | None = None) -> T:
         """The value now; an empty variable counts as unset.
+
+        Args:
+            environ: where to look instead of the process's environment.
 
         Raises:
             InvalidSetting: the variable's text does not parse.
         """
-        text = os.environ.get(self.name, "")
+        text = (os.environ if environ is None else environ).get(self.name, "").strip()
         if not text:
             return self.default
         try:
             return self.parse(text)
         except ValueError as error:
+            from spark_tracking.errors import InvalidSetting  # only here: it imports MLflow, which takes seconds
+
             raise InvalidSetting(
                 f"The environment variable {self.name}='{text}' is not valid: {error}. It sets: {self.reason}."
             ) from None
@@ -81,5 +84,22 @@ RETENTION_DAYS = Setting(
 EXPERIMENT = Setting(
     "SPARK_TRACKING_EXPERIMENT", "", str, "the experiment of processes that name none; may hold {user}, {job}, {notebook}, {cluster}"
 )
+
+# What a cluster start reads (`spark_tracking.destination`), beside EXPERIMENT.
+URI = Setting("SPARK_TRACKING_URI", "", str, "the one server that this cluster tracks to")
+REGISTRY_URI = Setting("SPARK_TRACKING_REGISTRY_URI", "", str, "the model registry, where it is not the tracking server")
+AZURE_SUBSCRIPTION = Setting("SPARK_TRACKING_AZURE_SUBSCRIPTION", "", str, "the subscription id of an Azure ML workspace")
+AZURE_RESOURCE_GROUP = Setting("SPARK_TRACKING_AZURE_RESOURCE_GROUP", "", str, "the resource group of an Azure ML workspace")
+AZURE_WORKSPACE = Setting("SPARK_TRACKING_AZURE_WORKSPACE", "", str, "the name of an Azure ML workspace")
+AZURE_REGION = Setting("SPARK_TRACKING_AZURE_REGION", "", str, "the region of an Azure ML workspace; found by one call where it is missing")
+AZURE_CONFIG = Setting("SPARK_TRACKING_AZURE_CONFIG", "", str, "the path of an Azure ML workspace's config.json, instead of the three before")
+PACKAGE = Setting("SPARK_TRACKING_PACKAGE", "", str, "what the init script installs: a requirement, or the path of a wheel")
+PYTHON = Setting("SPARK_TRACKING_PYTHON", "", str, "the Python that the init script installs into, where it is not the platform's own")
+STRICT = Setting("SPARK_TRACKING_STRICT", False, _flag, "whether wrong settings fail the cluster's start instead of leaving tracking as it was")
+INIT_ROOT = Setting("SPARK_TRACKING_INIT_ROOT", "", str, "a folder that the init script takes for / (for a trial run)")
+# What the start leaves behind for the processes of the cluster.
+CONFIGURED = Setting("SPARK_TRACKING_CONFIGURED", "", str, "written by the init script: which state of the settings this process was started with")
+ENV_FILE = Setting("SPARK_TRACKING_ENV_FILE", "", str, "written by the init script: the file that holds the settings")
+PROBLEM = Setting("SPARK_TRACKING_PROBLEM", "", str, "written by the init script: why tracking was left as it was")
 
 ALL: tuple[Setting[object], ...] = tuple(value for value in list(globals().values()) if isinstance(value, Setting))

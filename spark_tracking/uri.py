@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote, urlsplit
 
-from spark_tracking.errors import InvalidUri
+if TYPE_CHECKING:
+    from spark_tracking.errors import InvalidUri
 
 SCHEMES = ("delta", "delta+file", "delta+s3", "delta+abfss", "delta+gs")
 _FORMS = (
@@ -60,15 +62,15 @@ class LakeUri:
             return cls._parse_local(text, scheme)
         storage = scheme.removeprefix("delta+")
         if storage not in ("s3", "abfss", "gs"):
-            raise InvalidUri(f"'{_redact(text)}' is not a lake's URI. Expected {_FORMS}.")
+            raise _invalid(f"'{redact(text)}' is not a lake's URI. Expected {_FORMS}.")
         parts = urlsplit(text)
         if parts.query or parts.fragment or parts.password or (parts.username and storage != "abfss"):
-            raise InvalidUri(
-                f"'{_redact(text)}' carries credentials, a query or a fragment. "
+            raise _invalid(
+                f"'{redact(text)}' carries credentials, a query or a fragment. "
                 "Credentials come from the environment (see the README); remove them from the URI."
             )
         if not parts.netloc or (storage == "abfss" and "@" not in parts.netloc):
-            raise InvalidUri(f"'{_redact(text)}' names no bucket or container. Expected {_FORMS}.")
+            raise _invalid(f"'{redact(text)}' names no bucket or container. Expected {_FORMS}.")
         return cls(storage, f"{storage}://{parts.netloc}{parts.path.rstrip('/')}")
 
     @classmethod
@@ -79,16 +81,16 @@ class LakeUri:
             if path.startswith("//"):
                 host, slash, rest = path[2:].partition("/")
                 if host not in ("", "localhost"):
-                    raise InvalidUri(
-                        f"'{_redact(text)}' names a host ('{_redact(host)}') where a folder was expected. "
-                        f"A local folder takes three slashes: {scheme}:///{quote(_redact(host))}/{rest}"
+                    raise _invalid(
+                        f"'{redact(text)}' names a host ('{redact(host)}') where a folder was expected. "
+                        f"A local folder takes three slashes: {scheme}:///{quote(redact(host))}/{rest}"
                     )
                 path = slash + rest
             if "?" in path or "#" in path:
-                raise InvalidUri(f"'{_redact(text)}' carries a query or fragment, which a lake's URI does not take.")
+                raise _invalid(f"'{redact(text)}' carries a query or fragment, which a lake's URI does not take.")
             path = unquote(path)
         if not path or "\x00" in path:
-            raise InvalidUri(f"'{text}' names no folder. Expected {_FORMS}.")
+            raise _invalid(f"'{text}' names no folder. Expected {_FORMS}.")
         return cls("file", os.path.abspath(os.path.expanduser(path)))
 
     @property
@@ -100,7 +102,7 @@ class LakeUri:
     def path(self) -> Path:
         """The root as a path; only for local roots."""
         if not self.is_local:
-            raise InvalidUri(f"'{self}' is not a local folder.")
+            raise _invalid(f"'{self}' is not a local folder.")
         return Path(self.root)
 
     @property
@@ -123,7 +125,13 @@ def is_lake_uri(text: str) -> bool:
     return text.split(":", 1)[0].lower() in SCHEMES and ":" in text
 
 
-def _redact(text: str) -> str:
+def _invalid(message: str) -> InvalidUri:
+    from spark_tracking.errors import InvalidUri  # only here: importing MLflow costs more than a cluster's start may take
+
+    return InvalidUri(message)
+
+
+def redact(text: str) -> str:
     """`text` without what may be a secret: user:password@ and the query."""
     head, at, tail = text.rpartition("@")
     if at and ":" in head.split("//", 1)[-1]:
