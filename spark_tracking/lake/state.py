@@ -89,22 +89,21 @@ class Point(NamedTuple):
         return mine > theirs or (mine == theirs and not math.isnan(self.value) and math.isnan(other.value))
 
 
-@dataclass(slots=True)
-class MetricFold:
+class MetricFold(NamedTuple):
     """All points of one metric of a run, folded. Min and max leave NaN out unless nothing else was logged."""
 
     minimum: float
     maximum: float
     latest: Point
 
-    def merge(self, other: MetricFold) -> None:
-        """Fold `other` in."""
-        if not self.minimum <= other.minimum and not math.isnan(other.minimum):
-            self.minimum = other.minimum
-        if not self.maximum >= other.maximum and not math.isnan(other.maximum):
-            self.maximum = other.maximum
-        if other.latest.beats(self.latest):
-            self.latest = other.latest
+    def merged(self, other: MetricFold) -> MetricFold:
+        """Both folded into one."""
+        low, high = self.minimum, self.maximum
+        if math.isnan(low) or other.minimum < low:
+            low = other.minimum
+        if math.isnan(high) or other.maximum > high:
+            high = other.maximum
+        return MetricFold(low, high, other.latest if other.latest.beats(self.latest) else self.latest)
 
 
 class ModelPoint(NamedTuple):
@@ -146,10 +145,19 @@ class Entity:
     def fold_metric(self, name: str, fold: MetricFold) -> None:
         """Fold points of the metric `name` in."""
         mine = self.metrics.get(name)
-        if mine is None:
-            self.metrics[name] = MetricFold(fold.minimum, fold.maximum, fold.latest)
-        else:
-            mine.merge(fold)
+        self.metrics[name] = fold if mine is None else mine.merged(fold)
+
+    def fold_block(self, block: MetricBlock) -> None:
+        """Fold the points of a block in: a run's metrics, or a logged model's points."""
+        if self.purged is not None:
+            return
+        if self.kind == "logged_model":
+            keys = (block.run_id, block.dataset_name, block.dataset_digest)
+            points = zip(block.names, block.steps, block.times, block.values)
+            self.fold_points((ModelPoint(name, *keys, step, time), value) for name, step, time, value in points)
+            return
+        for name, value, time, step in zip(block.names, block.values, block.times, block.steps):
+            self.fold_metric(name, MetricFold(value, value, Point(step, time, value)))
 
     def fold_points(self, points: Iterable[tuple[ModelPoint, float]]) -> None:
         """Fold metric points of a logged model in; of two values at one point the greater stands."""
@@ -173,10 +181,9 @@ class Entity:
             self.fold_points(other.points.items())
 
     def copy(self) -> Entity:
-        """An independent copy."""
-        twin = Entity(self.kind, self.id)
-        twin.merge(self)
-        return twin
+        """An independent copy; registers and folds are immutable, so only the containers are copied."""
+        fields = {name: dict(registers) for name, registers in self.fields.items()}
+        return Entity(self.kind, self.id, fields, dict(self.metrics), dict(self.points), self.purged)
 
     @property
     def exists(self) -> bool:

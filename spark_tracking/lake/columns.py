@@ -1,0 +1,171 @@
+"""Journal records as columns of the two logs, and columns of the metrics log folded into entities."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from hashlib import blake2b
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from spark_tracking.lake.clock import COUNTER_BITS
+from spark_tracking.lake.record import Record
+from spark_tracking.lake.state import Entity, Event, MetricBlock, MetricFold, ModelPoint, Point, Stamp
+from spark_tracking.lake.tables import EVENTS, RUN_METRICS_HISTORY, TIME
+
+
+def event_rows(records: Iterable[tuple[str, Record]]) -> pa.Table:
+    """The rows of `events` that records (with their writers) hold."""
+    stamps: list[int] = []
+    writers: list[str] = []
+    events: list[Event] = []
+    for writer, record in records:
+        events += record.events
+        stamps += [record.hlc] * len(record.events)
+        writers += [writer] * len(record.events)
+    columns = list(zip(*events)) or [()] * 5
+    hlc = pa.array(stamps, pa.int64())
+    texts = [pa.array(column, pa.string()) for column in columns]
+    return pa.Table.from_arrays([hlc, pa.array(writers, pa.string()), _wall_time(hlc), *texts], schema=EVENTS)
+
+
+def metric_rows(records: Iterable[tuple[str, Record]]) -> pa.Table:
+    """The rows of `run_metrics_history` that records hold, those of a run side by side."""
+    runs: dict[str, list[tuple[int, MetricBlock]]] = {}
+    for _, record in records:
+        for packed in record.blocks:
+            runs.setdefault(packed.run_id, []).append((record.hlc, packed.unpack()))
+    pairs = [pair for run_id in sorted(runs) for pair in runs[run_id]]
+    counts = [len(block.names) for _, block in pairs]
+
+    def spread(values: list[object], type_: pa.DataType) -> pa.Array:
+        indices = pa.array([i for i, count in enumerate(counts) for _ in range(count)], pa.int32())
+        return pa.array(values, type_).take(indices)
+
+    def chain(column: str, type_: pa.DataType) -> pa.Array:
+        return pa.array([v for _, block in pairs for v in getattr(block, column)], type_)
+
+    names, values = chain("names", pa.string()), chain("values", pa.float64())
+    times, steps = chain("times", pa.int64()), chain("steps", pa.int64())
+    hlc = spread([stamp for stamp, _ in pairs], pa.int64())
+    keys = pa.array([_series(b.run_id, name, b.model_id) for _, b in pairs for name in b.names], pa.uint64())
+    total = len(names)
+    columns = {
+        "account_id": pa.nulls(total, pa.string()),
+        "insert_time": _wall_time(hlc),
+        "record_id": record_ids(keys, times, steps, values),
+        "workspace_id": pa.nulls(total, pa.string()),
+        "experiment_id": spread([b.experiment_id for _, b in pairs], pa.string()),
+        "run_id": spread([b.run_id for _, b in pairs], pa.string()),
+        "metric_name": names,
+        "metric_time": _to_time(times),
+        "metric_step": steps,
+        "metric_value": values,
+        "model_id": spread([b.model_id for _, b in pairs], pa.string()),
+        "dataset_name": spread([b.dataset_name for _, b in pairs], pa.string()),
+        "dataset_digest": spread([b.dataset_digest for _, b in pairs], pa.string()),
+        "hlc": hlc,
+    }
+    return pa.Table.from_arrays(list(columns.values()), schema=RUN_METRICS_HISTORY)
+
+
+def record_ids(series: pa.Array, times: pa.Array, steps: pa.Array, values: pa.Array) -> pa.Array:
+    """Names of points by their content, so that a retried call counts once.
+
+    A 64-bit hash of run, metric, model, time, step and value: each part is mixed in by the finaliser of SplitMix64
+    (Steele, Lea, Flood: "Fast splittable pseudorandom number generators", 2014), in columns. Unique with what identifies
+    its series, which is how readers remove duplicates.
+    """
+    mixed = series
+    for column in (times, steps, values):
+        mixed = _mix(pc.bit_wise_xor(mixed, column.view(pa.uint64())))
+    return mixed.cast(pa.string())
+
+
+def events_of(rows: pa.Table) -> Iterator[tuple[Stamp, Event]]:
+    """The events that stand in rows of the log."""
+    columns = [rows[name].to_pylist() for name in ("hlc", "writer", "kind", "id", "field", "key", "value")]
+    for hlc, writer, *event in zip(*columns):
+        yield Stamp(hlc, writer), Event(*event)
+
+
+def fold_metric_rows(rows: pa.Table) -> Iterator[tuple[str, str, MetricFold]]:
+    """Rows of the metrics log folded per run and metric: (run id, metric name, fold)."""
+    if rows.num_rows == 0:
+        return
+    plain = pa.table(
+        {
+            "run": rows["run_id"],
+            "name": rows["metric_name"],
+            "step": rows["metric_step"],
+            "time": _to_milliseconds(rows["metric_time"]),
+            "value": rows["metric_value"],
+            # NaN sorts as 0 and after a real 0, as Point.beats has it
+            "rank": pc.if_else(pc.is_nan(rows["metric_value"]), 0.0, rows["metric_value"]),
+            "nan": pc.is_nan(rows["metric_value"]),
+        }
+    )
+    order = [("step", "ascending"), ("time", "ascending"), ("rank", "ascending"), ("nan", "descending")]
+    ordered = plain.sort_by(order)
+    folds = ordered.group_by(["run", "name"], use_threads=False).aggregate(
+        [("value", "min"), ("value", "max"), ("step", "last"), ("time", "last"), ("value", "last")]
+    )
+    names = ("run", "name", "value_min", "value_max", "step_last", "time_last", "value_last")
+    for run, name, low, high, step, time, value in zip(*(folds[n].to_pylist() for n in names)):
+        yield run, name, MetricFold(low, high, Point(step, time, value))
+
+
+def model_points(rows: pa.Table) -> Iterator[tuple[str, ModelPoint, float]]:
+    """Those rows of the metrics log that were logged for a model: (model id, point, value)."""
+    mine = rows.filter(pc.is_valid(rows["model_id"]))
+    if mine.num_rows == 0:
+        return
+    times = _to_milliseconds(mine["metric_time"]).to_pylist()
+    names = ("model_id", "metric_name", "run_id", "dataset_name", "dataset_digest", "metric_step", "metric_value")
+    columns = [mine[name].to_pylist() for name in names]
+    for (model, name, run, dataset, digest, step, value), time in zip(zip(*columns), times):
+        yield model, ModelPoint(name, run, dataset, digest, step, time), value
+
+
+def fold_rows(entities: dict[tuple[str, str], Entity], events: pa.Table, metrics: pa.Table) -> None:
+    """Fold rows of both logs into `entities`, which makes what is missing."""
+    for stamp, event in events_of(events):
+        entities[event.kind, event.id].fold(stamp, event.field, event.key, event.value)
+    for run, name, fold in fold_metric_rows(metrics):
+        entity = entities["run", run]
+        if entity.purged is None:
+            entity.fold_metric(name, fold)
+    for model, point, value in model_points(metrics):
+        entity = entities["logged_model", model]
+        if entity.purged is None:
+            entity.fold_points([(point, value)])
+
+
+@lru_cache(maxsize=65536)
+def _series(run_id: str, name: str, model_id: str | None) -> int:
+    text = "\0".join((run_id, name, model_id or ""))
+    return int.from_bytes(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
+
+
+def _mix(x: pa.Array) -> pa.Array:
+    def u64(number: int) -> pa.Scalar:
+        return pa.scalar(number, pa.uint64())
+
+    x = pc.multiply(pc.bit_wise_xor(x, pc.shift_right(x, u64(30))), u64(0xBF58476D1CE4E5B9))
+    x = pc.multiply(pc.bit_wise_xor(x, pc.shift_right(x, u64(27))), u64(0x94D049BB133111EB))
+    return pc.bit_wise_xor(x, pc.shift_right(x, u64(31)))
+
+
+def _wall_time(hlc: pa.Array) -> pa.Array:
+    return _to_time(pc.shift_right(hlc, COUNTER_BITS))
+
+
+def _to_time(ms: pa.Array) -> pa.Array:
+    return pc.multiply(ms, 1000).cast(TIME)
+
+
+def _to_milliseconds(time: pa.ChunkedArray) -> pa.ChunkedArray:
+    return pc.divide(time.cast(pa.int64()), 1000)
+
+

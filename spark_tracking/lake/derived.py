@@ -1,0 +1,78 @@
+"""A derived table as a process reads it: rows by key, and how far it covers the logs."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from spark_tracking.lake.log import Table, transaction
+from spark_tracking.lake.project import rows as project_rows
+from spark_tracking.lake.state import Entity
+from spark_tracking.lake.tables import LOGS, TableSpec
+
+FILE_BYTES = 1_200_000
+"""Size of a derived table's files: a change rewrites the files it touches, so they stay small (~5,000 runs)."""
+
+
+class DerivedTable(Table):
+    """The newest known state of all entities of one kind, as of its watermarks."""
+
+    def __init__(self, root: str, spec: TableSpec) -> None:
+        super().__init__(root, spec)
+        self._watermarks: dict[str, int] | None = None
+
+    def update(self) -> int:
+        """Bring the handle to the newest version; returns it."""
+        before = self.version()
+        version = super().update()
+        self.seen = version
+        if version != before:
+            self._watermarks = None
+        return version
+
+    @property
+    def watermarks(self) -> dict[str, int]:
+        """For each log, the version up to which this table covers it; -1 for nothing yet."""
+        if self._watermarks is None:
+            marks = {spec.name: self.transaction(spec.name) for spec in LOGS}
+            self._watermarks = {name: -1 if mark is None else mark for name, mark in marks.items()}
+        return self._watermarks
+
+    def lookup(self, ids: Collection[str]) -> dict[str, Entity]:
+        """The entities with these ids that have a row."""
+        if not ids:
+            return {}
+        key = self.spec.key
+        wanted = pc.field(key) == next(iter(ids)) if len(ids) == 1 else pc.field(key).isin(list(ids))
+        found = self.select(wanted, [key, "state"])
+        pairs = zip(found[key].to_pylist(), found["state"].to_pylist())
+        return {id: Entity.unpack(self.spec.kind, id, state) for id, state in pairs}
+
+    def write(self, entities: Iterable[Entity], stored: Collection[str], watermarks: dict[str, int]) -> None:
+        """Put the entities' rows in place of those with the ids `stored`, covering the logs up to `watermarks`.
+
+        Raises:
+            Raced: another process refreshed first.
+        """
+        rows: pa.Table = project_rows(self.spec.kind, entities)
+        transactions = [transaction(name, version) for name, version in watermarks.items()]
+        predicate = f"{self.spec.key} IN ({', '.join(_quote(id) for id in sorted(stored))})" if stored else None
+        self.rewrite(rows, predicate, transactions, FILE_BYTES)
+        self._watermarks = None
+
+
+    def replace(self, entities: Iterable[Entity], watermarks: dict[str, int]) -> None:
+        """Put the entities' rows in place of all that stand there.
+
+        Raises:
+            Raced: another process refreshed first.
+        """
+        rows: pa.Table = project_rows(self.spec.kind, entities)
+        self.rewrite(rows, "", [transaction(name, version) for name, version in watermarks.items()], FILE_BYTES)
+        self._watermarks = None
+
+
+def _quote(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"

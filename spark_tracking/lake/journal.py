@@ -1,0 +1,240 @@
+"""The journal of a lake on a file system: one append-only segment per writing process.
+
+`_journal/<writer>-<n>.seg` belongs to the one process that holds its flock. `<segment>.sealed` beside it says that somebody
+is taking a dead writer's segment away: an owner that finds its segment sealed or unlinked after a sync was taken for dead
+(a lost lock on a network file system) and appends the record again elsewhere, under the same stamp.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+from spark_tracking.errors import LakeError, LakeReadOnly
+from spark_tracking.lake.record import Record, decode
+
+SUFFIX = ".seg"
+SEALED = ".sealed"
+ROLL_BYTES = 8 * 1024 * 1024
+"""A flushed segment beyond this size is replaced by a new one, so that journals stay short."""
+
+
+def writer_of(segment: str) -> str:
+    """The writer whose segment it is."""
+    return segment.rsplit("-", 1)[0]
+
+
+class SegmentWriter:
+    """The segment that this process appends to; made at the first append."""
+
+    def __init__(self, folder: Path, sync: bool) -> None:
+        self.writer = secrets.token_hex(5)
+        self.name = ""
+        self.position = 0
+        self._folder = folder
+        self._sync = sync
+        self._count = 0
+        self._fd = -1
+
+    def append(self, record: bytes) -> int:
+        """Append and sync one record; returns the position behind it. Durable and visible when this returns.
+
+        Raises:
+            LakeReadOnly: the root cannot be written.
+            LakeError: the disk is full or failing; nothing of the call counts.
+        """
+        try:
+            while True:
+                if self._fd < 0:
+                    self._create()
+                self._write(record)
+                if not self._taken():
+                    return self.position
+                self.close()
+        except OSError as error:
+            self.close()  # never appended to again: what stands at its end is unknown
+            raise _translate(error, self._folder) from error
+
+    def close(self) -> None:
+        """Let go of the segment; it stays until a flush has taken everything in it."""
+        if self._fd >= 0:
+            os.close(self._fd)
+        self._fd, self.name, self.position = -1, "", 0
+
+    def forked(self) -> None:
+        """In a forked child: leave the parent's segment, and write under a name of its own."""
+        self.close()
+        self.writer, self._count = secrets.token_hex(5), 0
+
+    def _create(self) -> None:
+        name = f"{self.writer}-{self._count:05d}"
+        self._count += 1
+        flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC
+        self._fd = os.open(self._folder / (name + SUFFIX), flags, 0o666)
+        fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if self._sync:
+            fsync_folder(self._folder)
+        self.name, self.position = name, 0
+
+    def _write(self, record: bytes) -> None:
+        written = os.write(self._fd, record)
+        if written != len(record):
+            raise OSError(28, f"only {written} of {len(record)} bytes could be written")
+        if self._sync:
+            os.fdatasync(self._fd)
+        self.position += written
+
+    def _taken(self) -> bool:
+        return os.fstat(self._fd).st_nlink == 0 or os.path.exists(self._folder / (self.name + SEALED))
+
+
+class SegmentReader:
+    """Follows one segment. The open file outlives an unlink, so that nothing of it is missed."""
+
+    __slots__ = ("name", "position", "_fd")
+
+    def __init__(self, folder: Path, name: str, position: int = 0) -> None:
+        self.name = name
+        self.position = position
+        self._fd = os.open(folder / (name + SUFFIX), os.O_RDONLY | os.O_CLOEXEC)
+
+    def read(self) -> Iterator[Record]:
+        """The records that came since the last read."""
+        size = os.fstat(self._fd).st_size
+        if size <= self.position:
+            return
+        data = os.pread(self._fd, size - self.position, self.position)
+        for record in decode(data, self.position):
+            self.position = record.end
+            yield record
+
+    def close(self) -> None:
+        """Stop following."""
+        os.close(self._fd)
+
+
+class Journal:
+    """All segments of a lake, and this process's own.
+
+    Attributes:
+        positions: how far each segment, also one that is gone by now, has been read.
+    """
+
+    def __init__(self, root: Path, sync: bool = True) -> None:
+        self.folder = root / "_journal"
+        self.own = SegmentWriter(self.folder, sync)
+        self.positions: dict[str, int] = {}
+        self._readers: dict[str, SegmentReader] = {}
+
+    def segments(self) -> list[str]:
+        """The segments that exist now."""
+        return [name[: -len(SUFFIX)] for name in os.listdir(self.folder) if name.endswith(SUFFIX)]
+
+    def follow(self, segment: str, position: int) -> None:
+        """Begin reading `segment` at `position`: what lies before it is known from the logs."""
+        if segment not in self._readers:
+            try:
+                self._readers[segment] = SegmentReader(self.folder, segment, position)
+            except FileNotFoundError:
+                return
+            self.positions[segment] = position
+
+    def poll(self) -> Iterator[tuple[str, Record]]:
+        """What all processes wrote since the last poll, this one's own included, with its segment."""
+        names = self.segments()
+        for name in names:
+            if name not in self._readers:
+                self.follow(name, 0)
+        gone = self._readers.keys() - names
+        for name in list(self._readers):
+            yield from self.poll_segment(name)
+            if name in gone:
+                self._readers.pop(name).close()
+
+    def poll_segment(self, name: str) -> Iterator[tuple[str, Record]]:
+        """The same for one segment."""
+        reader = self._readers.get(name)
+        if reader is None:
+            return
+        for record in reader.read():
+            self.positions[name] = record.end
+            yield name, record
+
+    def size(self, segment: str) -> int:
+        """The bytes of a segment now; -1 when it is gone."""
+        try:
+            return (self.folder / (segment + SUFFIX)).stat().st_size
+        except FileNotFoundError:
+            return -1
+
+    def read(self, segment: str, position: int) -> list[Record] | None:
+        """The records of a segment from `position` on, read afresh; None when it is gone."""
+        try:
+            reader = SegmentReader(self.folder, segment, position)
+        except FileNotFoundError:
+            return None
+        try:
+            return list(reader.read())
+        finally:
+            reader.close()
+
+    def abandoned(self, segment: str) -> bool:
+        """Whether its owner is gone: nobody holds its lock."""
+        if segment == self.own.name:
+            return False
+        try:
+            fd = os.open(self.folder / (segment + SUFFIX), os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            return False
+        finally:
+            os.close(fd)
+
+    def seal(self, segment: str) -> None:
+        """Announce that the segment is being taken away."""
+        with open(self.folder / (segment + SEALED), "a"):
+            pass
+
+    def remove(self, segment: str) -> None:
+        """Remove a sealed segment whose records are all on disk in Delta."""
+        for suffix in (SUFFIX, SEALED):
+            (self.folder / (segment + suffix)).unlink(missing_ok=True)
+
+    def forked(self) -> None:
+        """In a forked child: nothing open is shared with the parent."""
+        self.own.forked()
+        for name, reader in list(self._readers.items()):
+            position = reader.position
+            reader.close()
+            del self._readers[name]
+            self.follow(name, position)
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make the names in a folder durable."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _translate(error: OSError, folder: Path) -> LakeError:
+    if isinstance(error, PermissionError) or error.errno == 30:
+        return LakeReadOnly(
+            f"The lake at '{folder.parent}' cannot be written: {error.strerror}. "
+            "Reading works; for writing, give this user write permission on the folder or choose another lake."
+        )
+    if error.errno in (28, 122):
+        return LakeError(
+            f"No space is left for the lake at '{folder.parent}' ({error.strerror}). The call was not stored. "
+            "Free some space (spark-tracking lake vacuum helps) and try again."
+        )
+    return LakeError(f"The journal of the lake at '{folder.parent}' could not be written: {error}.")

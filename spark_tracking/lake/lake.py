@@ -1,0 +1,364 @@
+"""The lake as its users see it: write, read, search, maintain. One instance per root and process, shared by its threads."""
+
+from __future__ import annotations
+
+import atexit
+import threading
+import time
+from collections.abc import Callable, Collection, Sequence
+from functools import cached_property
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from spark_tracking import config
+from spark_tracking.errors import LakeError
+from spark_tracking.lake import root as roots
+from spark_tracking.lake.background import Background
+from spark_tracking.lake.clock import Clock, milliseconds
+from spark_tracking.lake.columns import event_rows, metric_rows
+from spark_tracking.lake.flush import Flusher, leadership
+from spark_tracking.lake.journal import ROLL_BYTES, Journal
+from spark_tracking.lake.log import NAMES, Gone, Raced, Table, transaction
+from spark_tracking.lake.project import rows as project_rows
+from spark_tracking.lake.record import PackedBlock, Record, encode, pack_block
+from spark_tracking.lake.refresh import Refresher
+from spark_tracking.lake.state import Entity, Event, MetricBlock
+from spark_tracking.lake.tables import BY_NAME, EVENTS_LOG, METRICS_LOG, STATE
+from spark_tracking.lake.view import View
+from spark_tracking.uri import LakeUri
+
+REFRESH_SECONDS = 4.0
+"""How often a long-lived writer refreshes the derived tables while nothing asks for it."""
+COMMIT_ATTEMPTS = 200
+
+
+class Lake:
+    """A lake, opened.
+
+    Example:
+        >>> lake = Lake.open("delta:///tmp/lake", create=True)
+        >>> lake.get("experiment", "0").attr("name")
+        'Default'
+    """
+
+    _open: dict[str, Lake] = {}
+    _open_lock = threading.Lock()
+
+    @classmethod
+    def open(cls, uri: LakeUri | str, create: bool = False) -> Lake:
+        """The process's lake at `uri`.
+
+        Args:
+            create: make the lake when there is none.
+
+        Raises:
+            LakeFormatError: there is no lake, or one of a newer format.
+            LakeReadOnly: it had to be created and cannot be.
+        """
+        uri = uri if isinstance(uri, LakeUri) else LakeUri.parse(uri)
+        with cls._open_lock:
+            lake = cls._open.get(uri.root)
+            if lake is None:
+                roots.ensure(uri, create)
+                lake = cls(uri)
+                if create:
+                    lake.commit(lake._first_experiment)
+                if not cls._open:
+                    atexit.register(_close_all)
+                cls._open[uri.root] = lake
+            return lake
+
+    def __init__(self, uri: LakeUri) -> None:
+        self.uri = uri
+        self._root = Path(uri.root)
+        self._lock = threading.RLock()
+        self._clock = Clock()
+        self._journal = Journal(self._root, config.DURABLE.get())
+        self._view = self._load_view()
+        self._background: Background | None = None
+        self._flushed, self._flush_bytes = 0, config.FLUSH_BYTES.get()
+
+    # -- reading ------------------------------------------------------------------------------------------------
+
+    def get(self, kind: str, id: str) -> Entity | None:
+        """The entity, with every change that was acknowledged before this call; None where there is none.
+
+        Args:
+            kind: one of `lake.state`'s table.
+        """
+        with self._lock:
+            self._poll()
+            entity = self._view.get(kind, id)
+            return None if entity is None else entity.copy()
+
+    def get_many(self, kind: str, ids: Collection[str]) -> dict[str, Entity]:
+        """The same for many ids at once; those that are not there are left out."""
+        with self._lock:
+            self._poll()
+            return {id: entity.copy() for id, entity in self._view.get_many(kind, ids).items()}
+
+    def search(
+        self,
+        kind: str,
+        where: str | None = None,
+        order_by: Sequence[str] = (),
+        limit: int | None = None,
+        offset: int = 0,
+    ) -> list[Entity]:
+        """The entities whose row satisfies a SQL predicate (DataFusion's dialect) over the kind's derived table."""
+        with self._lock:
+            key = self._view.bases[kind].spec.key
+            reader = self._select(kind, [key], where, order_by, limit, offset)
+        ids = [id for batch in reader for id in batch.column(0).to_pylist()]
+        found = self.get_many(kind, ids)
+        return [found[id] for id in ids if id in found]
+
+    def count(self, kind: str, where: str | None = None) -> int:
+        """How many entities satisfy the predicate."""
+        with self._lock:
+            reader = self._select(kind, ["count(*)"], where)
+        return int(reader.read_all().column(0)[0].as_py())
+
+    def _select(
+        self,
+        kind: str,
+        columns: Sequence[str],
+        where: str | None = None,
+        order_by: Sequence[str] = (),
+        limit: int | None = None,
+        offset: int = 0,
+    ) -> pa.RecordBatchReader:
+        from spark_tracking.lake.query import Query
+
+        self._poll()
+        touched = self._view.touched(kind)
+        overlay = project_rows(kind, self._view.get_many(kind, touched).values())
+        return Query(self._view.bases[kind], touched, overlay).run(columns, where, order_by, limit, offset)
+
+    def scan(
+        self, table: str, columns: Sequence[str] | None = None, where: str | None = None
+    ) -> pa.RecordBatchReader:
+        """A table of the lake with every acknowledged change in it, as a stream of record batches.
+
+        Args:
+            table: a name of `lake.tables`.
+            columns: default all but the hidden `state`.
+            where: a SQL predicate in DataFusion's dialect.
+        """
+        spec = BY_NAME[table]
+        names = list(columns or (name for name in spec.schema.names if name != STATE.name))
+        with self._lock:
+            if spec.kind:
+                return self._select(spec.kind, names, where)
+            self.flush()
+            log = self._view.logs[table]
+            log.update()
+        return scan_log(log, names, where)
+
+    def metric_history(self, run_id: str, name: str | None = None) -> pa.Table:
+        """All points of a run, or of one metric of it: the columns of `run_metrics_history`, each point once.
+
+        Ordered by metric, time, step and value.
+        """
+        with self._lock:
+            self._poll()
+            blocks = self._view.tail_blocks(run_id)
+            log = self._view.metrics
+            log.update()
+            where = pc.field("run_id") == run_id
+            stored = log.select(where if name is None else where & (pc.field("metric_name") == name))
+        recent = metric_rows([("", Record(0, 0, [], [_repack(block) for block in blocks]))])
+        if name is not None:
+            recent = recent.filter(pc.equal(recent["metric_name"], name))
+        return distinct_points(pa.concat_tables([stored.cast(METRICS_LOG.schema), recent]))
+
+    # -- writing ------------------------------------------------------------------------------------------------
+
+    def write(self, events: Sequence[Event] = (), metrics: Sequence[MetricBlock] = ()) -> None:
+        """Store one call: all of it or nothing, durable when this returns.
+
+        Raises:
+            LakeReadOnly, LakeError: nothing was stored.
+        """
+        blocks = [PackedBlock(b.run_id, b.model_id, pack_block(b)) for b in metrics]
+        with self._lock:
+            self._view.poll(bases=False)
+            record = encode(self._clock.tick(), _last_of_each(events), blocks)
+            position = self._journal.own.append(record)
+        background = self._background or self._in_background()
+        if position - self._flushed > self._flush_bytes:
+            background.wake()
+
+    def commit(self, decide: Callable[[], Sequence[Event]]) -> None:
+        """Store events that take or free a unique name or number.
+
+        `decide` reads through this lake and returns the events, or raises. It is called again when another process
+        committed such events first, so what it saw is still true when its events are in.
+        """
+        events_log = self._names
+        for attempt in range(COMMIT_ATTEMPTS):
+            with self._lock:
+                events_log.update()
+                number = events_log.transaction(NAMES) or 0
+                self._poll()
+                events = decide()
+                if not events:
+                    return
+                hlc = self._clock.tick()
+                record = Record(hlc, 0, [*_last_of_each(events)], [])
+                rows = event_rows([(self._journal.own.writer, record)])
+                try:
+                    events_log.append(rows, [transaction(NAMES, number + 1)])
+                    return
+                except Raced:
+                    if self._is_in(events_log, number, hlc):
+                        return
+            time.sleep(min(0.001 * 2 ** min(attempt, 6), 0.05))
+        raise LakeError(f"Other processes changed names {COMMIT_ATTEMPTS} times in a row; try again later.")
+
+    @cached_property
+    def _names(self) -> Table:
+        return Table(self.uri.root, EVENTS_LOG)
+
+    def _is_in(self, log: Table, number: int, hlc: int) -> bool:
+        """Whether the commit that was reported as lost is in after all."""
+        before = log.version()
+        log.update()
+        if (log.transaction(NAMES) or 0) != number + 1:
+            return False
+        rows = log.rows_since(before)
+        mine = pc.and_(pc.equal(rows["hlc"], hlc), pc.equal(rows["writer"], self._journal.own.writer))
+        return bool(pc.any(mine).as_py())
+
+    def _first_experiment(self) -> list[Event]:
+        """What every MLflow backend has from the start: the experiment 'Default' with the id 0."""
+        if self._view.get("experiment", "0") is not None:
+            return []
+        now = str(milliseconds(self._clock.tick()))
+        values = {"created": now, "updated": now, "name": "Default", "lifecycle_stage": "active", "last_id": "0"}
+        values["artifact_location"] = f"{self.uri.artifact_root}/0"
+        return [Event("experiment", "0", "attr", key, value) for key, value in values.items()]
+
+    # -- moving on ----------------------------------------------------------------------------------------------
+
+    def settle(self, wait: bool = True) -> None:
+        """Bring everything acknowledged into the logs and the derived tables, where any Delta engine sees it.
+
+        Args:
+            wait: do it now; else soon, in the background.
+        """
+        if not wait:
+            self._in_background().wake(urgent=True)
+            return
+        with leadership(self._root, wait=True):
+            self._flush()
+            self._refresher.refresh()
+
+    def flush(self) -> None:
+        """Journal -> logs, now."""
+        with leadership(self._root, wait=True):
+            self._flush()
+
+    def refresh(self) -> int:
+        """Logs -> derived tables, now; returns how many rows changed."""
+        with leadership(self._root, wait=True):
+            self._flush()
+            return self._refresher.refresh()
+
+    def rebuild(self) -> int:
+        """The derived tables anew from the whole logs; returns how many things the logs know."""
+        with leadership(self._root, wait=True):
+            self._flush()
+            return self._refresher.rebuild()
+
+    def close(self) -> None:
+        """Settle what this process wrote and let go of its segment. Called at exit; a lake is usable after it, too."""
+        background, self._background = self._background, None
+        if background is None:
+            return
+        background.stop()
+        with self._lock:
+            own = self._journal.own.name
+            self._journal.own.close()
+        with leadership(self._root, wait=True):
+            self._flusher.reap(own)
+            self._refresher.refresh()
+
+    @cached_property
+    def _flusher(self) -> Flusher:
+        return Flusher(self.uri.root, Journal(self._root))
+
+    @cached_property
+    def _refresher(self) -> Refresher:
+        return Refresher(self.uri.root)
+
+    def _flush(self) -> bool:
+        moved = self._flusher.flush()
+        with self._lock:
+            if self._journal.own.position > ROLL_BYTES:
+                self._journal.own.close()
+                self._flushed = 0
+            else:
+                self._flushed = self._journal.own.position
+        self._flusher.reap()
+        return moved
+
+    def _in_background(self) -> Background:
+        with self._lock:
+            if self._background is None:
+                seconds = config.FLUSH_SECONDS.get()
+                self._background = Background(
+                    self._root, self._flush, lambda: self._refresher.refresh(), seconds, REFRESH_SECONDS
+                )
+                self._background.start()
+            return self._background
+
+    def _poll(self) -> None:
+        try:
+            self._view.poll()
+        except Gone:
+            self._view = self._load_view()
+
+    def _load_view(self) -> View:
+        try:
+            return View(self.uri.root, self._journal, self._clock)
+        except Gone:
+            Refresher(self.uri.root).rebuild()
+            return View(self.uri.root, self._journal, self._clock)
+
+
+def distinct_points(points: pa.Table) -> pa.Table:
+    """Points of the metrics log, each once, ordered by run, metric, time, step and value."""
+    order = ("run_id", "metric_name", "metric_time", "metric_step", "metric_value", "record_id", "model_id")
+    ordered = points.sort_by([(name, "ascending") for name in order])
+    if ordered.num_rows < 2:
+        return ordered
+    identity = ("run_id", "metric_name", "record_id")
+    same = None
+    for name in identity:
+        column = ordered[name].combine_chunks()
+        equal = pc.equal(column.slice(1), column.slice(0, len(column) - 1))
+        same = equal if same is None else pc.and_(same, equal)
+    first = pa.concat_arrays([pa.array([True]), pc.invert(same)])
+    return ordered.filter(first)
+
+
+def _last_of_each(events: Sequence[Event]) -> list[Event]:
+    """One event a register: within a call the last value stands, and the first of a param."""
+    kept: dict[tuple[str, str, str, str], Event] = {}
+    for event in events:
+        key = event[:4]
+        if event.field != "param" or key not in kept:
+            kept[key] = event
+    return list(kept.values())
+
+
+def _repack(block: MetricBlock) -> PackedBlock:
+    return PackedBlock(block.run_id, block.model_id, pack_block(block))
+
+
+def _close_all() -> None:
+    for lake in list(Lake._open.values()):
+        lake.close()

@@ -1,0 +1,238 @@
+"""A Delta table of the lake as a process follows it: version by version, with its application transactions.
+
+A segment's position in a log, and a log's version in a derived table, are Delta application transactions that stand in the
+very commit that wrote the rows, so each row gets in exactly once, whoever writes, however often it is killed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote
+
+import orjson
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+from deltalake import CommitProperties, DeltaTable, Transaction, WriterProperties, write_deltalake
+from deltalake.exceptions import CommitFailedError, DeltaError
+
+from spark_tracking.errors import LakeError
+from spark_tracking.lake.journal import fsync_folder
+from spark_tracking.lake.tables import TableSpec
+
+WRITER_PROPERTIES = WriterProperties(compression="ZSTD", compression_level=3)
+NAMES = "names"
+"""The application transaction that all commits which take or free a unique name contend for."""
+
+
+class Raced(Exception):
+    """Another process committed first; read again, decide again."""
+
+
+class Gone(Exception):
+    """Rows of that range can't be had from the change feed any more (cleaned logs, vacuumed files)."""
+
+
+@dataclass(frozen=True)
+class Commit:
+    """What one version of a table says about itself.
+
+    Attributes:
+        transactions: application transactions set by it.
+        files: data files it added, relative to the table.
+        adds_rows: whether rows were added (not merely rewritten by a compaction).
+    """
+
+    version: int
+    transactions: dict[str, int]
+    files: list[str]
+    adds_rows: bool
+
+
+class Table:
+    """One Delta table of a lake.
+
+    Attributes:
+        seen: the newest version whose commit this process has looked at.
+    """
+
+    def __init__(self, root: str, spec: TableSpec) -> None:
+        self.spec = spec
+        self.uri = f"{root}/{spec.name}"
+        self._log = Path(self.uri) / "_delta_log"
+        self.delta = DeltaTable(self.uri)
+        self.seen = self.delta.version()
+        self._dataset: tuple[int, ds.Dataset] | None = None
+
+    @staticmethod
+    def create(root: str, spec: TableSpec) -> None:
+        """Make the table; one that is there stays as it is."""
+        DeltaTable.create(
+            f"{root}/{spec.name}", schema=spec.schema, mode="ignore", configuration=dict(spec.properties)
+        )
+
+    def version(self) -> int:
+        """The version of the handle."""
+        return int(self.delta.version())
+
+    def update(self) -> int:
+        """Bring the handle to the newest version; returns it."""
+        self.delta.update_incremental()
+        return self.version()
+
+    def has_news(self, version: int) -> bool:
+        """Whether a version after `version` exists. Costs one look at the file system, and no Delta call."""
+        return os.path.exists(self._log / f"{version + 1:020d}.json")
+
+    def commits(self, after: int) -> Iterator[Commit]:
+        """The commits after a version, in order.
+
+        Raises:
+            Gone: the log was cleaned in between.
+        """
+        version = after + 1
+        while True:
+            try:
+                text = (self._log / f"{version:020d}.json").read_bytes()
+            except FileNotFoundError:
+                return
+            yield _parse_commit(version, text)
+            version += 1
+
+    def transaction(self, name: str) -> int | None:
+        """The value of an application transaction at the handle's version."""
+        return self.delta.transaction_version(name)
+
+    def append(self, rows: pa.Table, transactions: Sequence[Transaction]) -> None:
+        """Append rows in one commit with its transactions.
+
+        Raises:
+            Raced: somebody else's commit conflicts; nothing was written.
+        """
+        with _races():
+            write_deltalake(
+                self.delta,
+                rows,
+                mode="append",
+                writer_properties=WRITER_PROPERTIES,
+                commit_properties=CommitProperties(app_transactions=list(transactions), max_commit_retries=100),
+            )
+
+    def rewrite(self, rows: pa.Table, predicate: str | None, transactions: Sequence[Transaction], file_size: int) -> None:
+        """Replace the rows that match `predicate` ("": all rows; None: no row) by `rows`, in one commit.
+
+        Raises:
+            Raced: somebody else's commit conflicts; nothing was written.
+        """
+        with _races():
+            write_deltalake(
+                self.delta,
+                rows,
+                mode="append" if predicate is None else "overwrite",
+                predicate=predicate or None,
+                target_file_size=file_size,
+                writer_properties=WRITER_PROPERTIES,
+                commit_properties=CommitProperties(app_transactions=list(transactions), max_commit_retries=100),
+            )
+
+    def rows_since(self, version: int, until: int | None = None) -> pa.Table:
+        """The rows appended after `version`, up to `until` (default: the handle's version).
+
+        Raises:
+            Gone: the change feed no longer reaches back so far.
+        """
+        until = self.version() if until is None else until
+        if version >= until:
+            return self.spec.schema.empty_table()
+        try:
+            reader = self.delta.load_cdf(starting_version=version + 1, ending_version=until)
+            changes = pa.table(reader.read_all())
+        except Exception as error:  # load_cdf raises a bare Exception for vacuumed files
+            raise Gone(str(error)) from error
+        schema = self.spec.schema  # cast first: Arrow's kernels do not know the string views that come back
+        rows = pa.Table.from_arrays([changes[field.name].cast(field.type) for field in schema], schema=schema)
+        return rows.filter(pc.equal(changes["_change_type"].cast(pa.string()), "insert"))
+
+    def select(self, where: ds.Expression | None, columns: list[str] | None = None) -> pa.Table:
+        """All rows at the handle's version that match; files whose statistics rule them out are not opened."""
+        for _ in range(4):
+            try:
+                return self.dataset().to_table(columns=columns, filter=where)
+            except FileNotFoundError:  # compacted and vacuumed by another process: read again from a newer version
+                self.update()
+        return self.dataset().to_table(columns=columns, filter=where)
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """All rows at the handle's version, in batches."""
+        yield from self.dataset().to_batches(batch_size=131_072)
+
+    def dataset(self) -> ds.Dataset:
+        """The files of the handle's version, kept open between reads."""
+        version = self.version()
+        if self._dataset is None or self._dataset[0] != version:
+            self._dataset = version, self.delta.to_pyarrow_dataset()
+        return self._dataset[1]
+
+    def max_of(self, column: str) -> int:
+        """The greatest value of a number column, from the files' statistics; 0 for an empty table."""
+        actions = pa.table(self.delta.get_add_actions(flatten=True))
+        name = f"max.{column}"
+        if name not in actions.column_names or actions.num_rows == 0:
+            return 0
+        return int(pc.max(actions[name]).as_py() or 0)
+
+    def sync_to_disk(self, after: int) -> None:
+        """Make the commits after a version durable: delta-rs never fsyncs, and a journal must not go before its rows are down.
+
+        Local roots only; on an object store a write is durable when it returns.
+        """
+        for commit in self.commits(after):
+            for file in commit.files:
+                _fsync(Path(self.uri) / file)
+            _fsync(self._log / f"{commit.version:020d}.json")
+        fsync_folder(Path(self.uri))
+        fsync_folder(self._log)
+
+
+def transaction(name: str, version: int, retired: bool = False) -> Transaction:
+    """An application transaction; a retired one goes with the next checkpoint, a live one never expires."""
+    return Transaction(name, version, 1) if retired else Transaction(name, version)
+
+
+@contextmanager
+def _races() -> Iterator[None]:
+    try:
+        yield
+    except CommitFailedError as error:
+        raise Raced(str(error)) from error
+    except (DeltaError, OSError) as error:
+        raise LakeError(f"A Delta commit of the lake failed: {error}") from error
+
+
+def _parse_commit(version: int, text: bytes) -> Commit:
+    transactions: dict[str, int] = {}
+    files: list[str] = []
+    adds_rows = False
+    for line in text.splitlines():
+        action = orjson.loads(line)
+        if "txn" in action:
+            transactions[action["txn"]["appId"]] = action["txn"]["version"]
+        elif "add" in action:
+            files.append(unquote(action["add"]["path"]))
+            adds_rows = adds_rows or action["add"].get("dataChange", True)
+    return Commit(version, transactions, files, adds_rows)
+
+
+def _fsync(path: Path) -> None:
+    try:
+        fd = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return  # compacted and vacuumed meanwhile: another file holds its rows
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

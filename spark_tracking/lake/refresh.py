@@ -1,0 +1,113 @@
+"""Logs -> derived tables: fold what came since a table's watermark into its rows, and commit both together.
+
+runs_latest comes last and is committed even when no run changed, so its watermark vouches for all the others: a table whose
+kind had no news needs no commit.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from spark_tracking.lake.columns import fold_rows
+from spark_tracking.lake.derived import DerivedTable
+from spark_tracking.lake.log import Gone, Raced, Table
+from spark_tracking.lake.state import Entity
+from spark_tracking.lake.tables import DERIVED, EVENTS_LOG, METRICS_LOG
+
+ATTEMPTS = 10
+Entities = dict[tuple[str, str], Entity]
+
+
+class _Folding(defaultdict[tuple[str, str], Entity]):
+    """Entities that come into being when they are first asked for."""
+
+    def __missing__(self, key: tuple[str, str]) -> Entity:
+        entity = self[key] = Entity(*key)
+        return entity
+
+
+class Refresher:
+    """Brings derived tables up to date, with handles of its own."""
+
+    def __init__(self, root: str) -> None:
+        self.logs = {spec.name: Table(root, spec) for spec in (EVENTS_LOG, METRICS_LOG)}
+        self.tables = [DerivedTable(root, spec) for spec in sorted(DERIVED, key=lambda s: s.kind == "run")]
+
+    def refresh(self) -> int:
+        """Fold all that the logs have; returns how many rows changed."""
+        for _ in range(ATTEMPTS):
+            try:
+                return self._refresh()
+            except Raced:
+                continue
+            except Gone:
+                return self.rebuild()
+        raise Raced(f"others refreshed the tables {ATTEMPTS} times in a row")
+
+    def rebuild(self) -> int:
+        """Fold the logs from their beginning and replace every derived table."""
+        until = {name: log.update() for name, log in self.logs.items()}
+        entities = _Folding()
+        fold_rows(entities, self._whole(EVENTS_LOG.name), self.logs[METRICS_LOG.name].spec.schema.empty_table())
+        self._fold_history(entities)
+        for table in self.tables:
+            table.update()
+            mine = [e for (kind, _), e in entities.items() if kind == table.spec.kind]
+            table.replace(mine, until)
+        return len(entities)
+
+    def _refresh(self) -> int:
+        until = {name: log.update() for name, log in self.logs.items()}
+        for table in reversed(self.tables):  # runs_latest first, as a reader looks
+            table.update()
+        vouched = self.tables[-1].watermarks
+        if all(vouched[name] >= version for name, version in until.items()):
+            return 0
+        events, metrics = (log.rows_since(vouched[name], until[name]) for name, log in self.logs.items())
+        news = _Folding()
+        fold_rows(news, events, metrics)
+        changed = 0
+        for table in self.tables:
+            mine = {id: entity for (kind, id), entity in news.items() if kind == table.spec.kind}
+            if mine or table is self.tables[-1]:
+                self._merge(table, mine, until)
+            changed += len(mine)
+        return changed
+
+    def _merge(self, table: DerivedTable, news: dict[str, Entity], until: dict[str, int]) -> None:
+        stored = table.lookup(news)
+        unknown = [id for id in news if id not in stored]
+        for id, entity in stored.items():
+            entity.merge(news[id])
+        entities = {**news, **stored}
+        self._complete(table, [entities[id] for id in unknown])
+        table.write(entities.values(), stored, until)
+
+    def _complete(self, table: DerivedTable, unknown: Iterable[Entity]) -> None:
+        """Build new rows from the whole log: news of a thing may have been flushed before its creation was."""
+        ids = pa.array([e.id for e in unknown], pa.string())
+        watermarks = self.tables[-1].watermarks
+        if not len(ids) or min(watermarks.values()) < 0:
+            return
+        entities = _Folding()
+        for entity in unknown:
+            entities[table.spec.kind, entity.id] = entity
+        kind_of_id = (pc.field("kind") == table.spec.kind) & pc.field("id").isin(ids)
+        events = self.logs[EVENTS_LOG.name].select(kind_of_id)
+        metrics = self.logs[METRICS_LOG.name]
+        column = {"run": "run_id", "logged_model": "model_id"}.get(table.spec.kind)
+        points = metrics.select(pc.field(column).isin(ids)) if column else metrics.spec.schema.empty_table()
+        fold_rows(entities, events, points)
+
+    def _whole(self, log: str) -> pa.Table:
+        return self.logs[log].select(None)
+
+    def _fold_history(self, entities: Entities) -> None:
+        """Fold the metrics log file by file, so that memory does not grow with the history."""
+        nothing = EVENTS_LOG.schema.empty_table()
+        for batch in self.logs[METRICS_LOG.name].batches():
+            fold_rows(entities, nothing, pa.Table.from_batches([batch]))

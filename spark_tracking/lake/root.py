@@ -1,0 +1,119 @@
+"""The root folder of a lake: is it one, of which format, may it be one; and making it.
+
+`lake.json` is written last, so a root that has it is whole; a half-made one is simply made again.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from pathlib import Path
+
+import orjson
+
+from spark_tracking.errors import InvalidUri, LakeError, LakeFormatError, LakeReadOnly
+from spark_tracking.lake.log import Table
+from spark_tracking.lake.tables import BY_NAME, FORMAT_VERSION
+from spark_tracking.uri import LakeUri
+
+MARKER = "lake.json"
+_OURS = {*BY_NAME, "_journal", "artifacts", MARKER, "lost+found"}
+_CLOUD_MOUNTS = ("s3fs", "rclone", "goofys", "geesefs", "blobfuse", "gcsfuse", "mountpoint-s3", "dbfs", "fuse.mount-s3")
+
+
+def ensure(uri: LakeUri, create: bool) -> None:
+    """Check that there is a lake that we can use; with `create`, make it where there is none.
+
+    Raises:
+        InvalidUri: a kind of storage on which a lake would lose data.
+        LakeFormatError: no lake, or one of a newer format, or a folder full of something else.
+        LakeReadOnly: it had to be created and cannot be.
+    """
+    if not uri.is_local:
+        raise LakeError(f"Lakes on object stores are not supported by this version yet: '{uri}'.")
+    refuse_cloud_mount(uri.path)
+    marker = uri.path / MARKER
+    if not marker.exists():
+        if not create:
+            raise LakeFormatError(f"There is no lake at '{uri.root}'. Make one with: spark-tracking lake init {uri.root}")
+        _create(uri.path)
+    check_format(uri.root, marker.read_bytes())
+
+
+def check_format(root: str, text: bytes) -> None:
+    """Refuse what a newer version of this package wrote."""
+    try:
+        version = int(orjson.loads(text)["format"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise LakeFormatError(f"'{root}/{MARKER}' is not a lake's description: {error}.") from error
+    if version > FORMAT_VERSION:
+        raise LakeFormatError(
+            f"The lake at '{root}' has format {version}; this version of spark-tracking knows formats up to "
+            f"{FORMAT_VERSION}. Upgrade: pip install --upgrade spark-tracking"
+        )
+
+
+def refuse_cloud_mount(path: Path) -> None:
+    """Refuse FUSE mounts of object stores: no append, no hard links, no atomic create. Data would be lost in silence."""
+    advice = {
+        "Volumes": "the volume's cloud URI (delta+abfss://…, delta+s3://…; see DESCRIBE VOLUME)",
+        "dbfs": "the cloud URI behind the mount (delta+abfss://…, delta+s3://…; see dbutils.fs.mounts())",
+    }
+    top = path.parts[1] if len(path.parts) > 1 else ""
+    if top in advice:
+        raise InvalidUri(
+            f"'{path}' is a mount of an object store, on which a lake cannot be kept safely. Use {advice[top]}, "
+            "or put an `mlflow server` in front of the lake and track to that."
+        )
+    kind = _mount_kind(path)
+    if any(name in kind for name in _CLOUD_MOUNTS):
+        raise InvalidUri(
+            f"'{path}' lies on a '{kind}' mount of an object store, on which a lake cannot be kept safely. "
+            "Use the store's own URI (delta+s3://…, delta+abfss://…, delta+gs://…)."
+        )
+
+
+def _mount_kind(path: Path) -> str:
+    """The file system type and source of the mount that holds `path` (Linux; empty elsewhere)."""
+    try:
+        lines = Path("/proc/mounts").read_text().splitlines()
+    except OSError:
+        return ""
+    best, kind = "", ""
+    for line in lines:
+        source, mount, fstype = line.split()[:3]
+        if (str(path) + "/").startswith(mount.rstrip("/") + "/") and len(mount) >= len(best):
+            best, kind = mount, f"{fstype} {source}" if fstype.startswith("fuse") else fstype
+    return kind
+
+
+def _create(root: Path) -> None:
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        foreign = sorted(name for name in os.listdir(root) if name not in _OURS and not name.startswith("."))
+        if foreign:
+            raise LakeFormatError(
+                f"'{root}' holds other files ({', '.join(foreign[:3])}{', …' if len(foreign) > 3 else ''}) and no lake. "
+                "Name an empty or new folder."
+            )
+        (root / "_journal").mkdir(exist_ok=True)
+        (root / "artifacts").mkdir(exist_ok=True)
+        for spec in BY_NAME.values():
+            Table.create(str(root), spec)
+        _write_marker(root)
+    except OSError as error:
+        raise LakeReadOnly(
+            f"No lake can be made at '{root}': {error.strerror or error}. Choose a folder that this user can write."
+        ) from error
+
+
+def _write_marker(root: Path) -> None:
+    text = orjson.dumps({"format": FORMAT_VERSION, "id": uuid.uuid4().hex}, option=orjson.OPT_APPEND_NEWLINE)
+    draft = root / f".{MARKER}.{uuid.uuid4().hex}"
+    draft.write_bytes(text)
+    try:
+        os.link(draft, root / MARKER)
+    except FileExistsError:
+        pass  # another process made the same lake
+    finally:
+        draft.unlink()

@@ -1,0 +1,307 @@
+"""What one process knows of the lake: always complete, after a poll, and cheap to keep so.
+
+State is a set, so there is nothing to undo: a poll only adds. What the journals and the logs' tails say of an entity is
+kept as a *partial* until a derived table covers it; an entity that was asked for is kept whole, and every later piece of
+news is folded into it.
+
+A poll looks at the journals first, the derived tables second and the logs last. Rows move in this order only, so what one
+look misses, the next one finds.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field
+
+from spark_tracking.lake.clock import Clock
+from spark_tracking.lake.columns import events_of, fold_metric_rows, model_points
+from spark_tracking.lake.derived import DerivedTable
+from spark_tracking.lake.journal import Journal, writer_of
+from spark_tracking.lake.log import Commit, Table
+from spark_tracking.lake.record import PackedBlock, Record
+from spark_tracking.lake.state import Entity, MetricBlock, Stamp
+from spark_tracking.lake.tables import DERIVED, EVENTS_LOG, METRICS_LOG
+
+Key = tuple[str, str]
+WHOLE_KEPT = 10_000
+"""Whole entities that a process keeps."""
+UNFOLDED_BYTES = 1024 * 1024
+"""Points of a whole entity that nobody asked for are folded beyond this size, so that a mere writer stays small."""
+
+
+@dataclass(slots=True)
+class Partial:
+    """The news of one entity that its derived table may not have yet.
+
+    Attributes:
+        entity: the news, folded.
+        events, points: for each source (a segment, or a log by name), the position up to which this holds its news.
+        blocks: metric points of journals as (segment, position, points); they wait until somebody looks.
+        folded: how many of the blocks are in `entity`.
+    """
+
+    entity: Entity
+    events: dict[str, int] = field(default_factory=dict)
+    points: dict[str, int] = field(default_factory=dict)
+    blocks: list[tuple[str, int, PackedBlock]] = field(default_factory=list)
+    folded: int = 0
+
+    def fold(self) -> Entity:
+        """The news with all points folded in."""
+        for _, _, block in self.blocks[self.folded :]:
+            self.entity.fold_block(block.unpack())
+        self.folded = len(self.blocks)
+        return self.entity
+
+
+@dataclass(slots=True)
+class Whole:
+    """An entity with everything known of it; points wait in `unfolded` until somebody looks."""
+
+    entity: Entity
+    unfolded: list[PackedBlock] = field(default_factory=list)
+    waiting: int = 0
+
+    def add(self, block: PackedBlock) -> None:
+        self.unfolded.append(block)
+        self.waiting += len(block)
+        if self.waiting > UNFOLDED_BYTES:
+            self.fold()
+
+    def fold(self) -> Entity:
+        for block in self.unfolded:
+            self.entity.fold_block(block.unpack())
+        self.unfolded.clear()
+        self.waiting = 0
+        return self.entity
+
+
+class View:
+    """The process's knowledge; the caller serialises access.
+
+    Attributes:
+        tail: partials by (kind, id).
+        bases: the derived tables by kind.
+    """
+
+    def __init__(self, root: str, journal: Journal, clock: Clock) -> None:
+        self._journal = journal
+        self._clock = clock
+        self.events = Table(root, EVENTS_LOG)
+        self.metrics = Table(root, METRICS_LOG)
+        self.logs = {EVENTS_LOG.name: self.events, METRICS_LOG.name: self.metrics}
+        # runs first: the others are looked at later than the table that vouches for them
+        kinds = sorted(DERIVED, key=lambda spec: spec.kind != "run")
+        self.bases = {spec.kind: DerivedTable(root, spec) for spec in kinds}
+        self.tail: dict[Key, Partial] = {}
+        self._whole: OrderedDict[Key, Whole] = OrderedDict()
+        self._commits: dict[str, list[Commit]] = {name: [] for name in self.logs}
+        self.load()
+
+    def load(self) -> None:
+        """Begin anew from what is stored."""
+        self.tail.clear()
+        self._whole.clear()
+        for log in self.logs.values():
+            log.seen = log.update()
+            self._commits[log.spec.name].clear()
+            self._clock.observe(log.max_of("hlc"))
+        self._follow_segments()
+        self._read_journals()
+        for base in self.bases.values():
+            base.update()
+        for name, log in self.logs.items():
+            self._fold_log(log, min(self.watermark(kind, name) for kind in self.bases), log.seen)
+        self._read_logs()
+        self._forget_covered()
+
+    def watermark(self, kind: str, log: str) -> int:
+        """The version up to which the kind's table covers a log; -1 for nothing yet.
+
+        A refresh ends with runs_latest (see `lake.refresh`), so what that one covers the others do, too.
+        """
+        return max(self.bases[kind].watermarks[log], self.bases["run"].watermarks[log])
+
+    def _follow_segments(self) -> None:
+        """Begin reading each journal behind what the logs have of it."""
+        for segment in self._journal.segments():
+            flushed = {log.spec.name: log.transaction(segment) or 0 for log in self.logs.values()}
+            self._journal.follow(segment, min(flushed.values()))
+            for name, position in flushed.items():
+                self._commits[name].append(Commit(self.logs[name].seen, {segment: position}, [], False))
+
+    def poll(self, bases: bool = True) -> None:
+        """See everything that any process had acknowledged when this was called.
+
+        Args:
+            bases: also move on to newer derived tables, and forget what they cover. A writer need not.
+        """
+        self._read_journals()
+        if bases and self._update_bases():
+            self._read_logs()
+            self._forget_covered()
+        else:
+            self._read_logs()
+
+    def get(self, kind: str, id: str) -> Entity | None:
+        """The entity as of the last poll, purged ones and unborn ones left out. Not to be kept: it goes on changing."""
+        whole = self._whole.get((kind, id)) or self._load_whole(kind, [id]).get(id)
+        if whole is None:
+            return None
+        self._whole.move_to_end((kind, id))
+        entity = whole.fold()
+        return entity if entity.exists else None
+
+    def get_many(self, kind: str, ids: Collection[str]) -> dict[str, Entity]:
+        """The same for many, with one look into the table."""
+        missing = [id for id in ids if (kind, id) not in self._whole]
+        loaded = self._load_whole(kind, missing)
+        entities = {}
+        for id in ids:
+            whole = self._whole.get((kind, id)) or loaded.get(id)
+            if whole is not None and (entity := whole.fold()).exists:
+                entities[id] = entity
+        return entities
+
+    def touched(self, kind: str) -> list[str]:
+        """The ids of the kind whose rows in the derived table may be old."""
+        return [id for k, id in self.tail if k == kind]
+
+    def tail_blocks(self, run_id: str) -> list[MetricBlock]:
+        """The run's points that may not be in the metrics log yet."""
+        partial = self.tail.get(("run", run_id))
+        return [block.unpack() for _, _, block in partial.blocks] if partial else []
+
+    def _load_whole(self, kind: str, ids: Collection[str]) -> dict[str, Whole]:
+        loaded: dict[str, Whole] = {}
+        stored = self.bases[kind].lookup(ids)
+        for id in ids:
+            partial = self.tail.get((kind, id))
+            entity = stored.get(id)
+            if entity is None and partial is None:
+                continue
+            entity = entity or Entity(kind, id)
+            if partial is not None:
+                entity.merge(partial.fold())
+            loaded[id] = self._whole[kind, id] = Whole(entity)
+        while len(self._whole) > max(WHOLE_KEPT, len(loaded)):
+            self._whole.popitem(last=False)
+        return loaded
+
+    def _partial(self, kind: str, id: str) -> Partial:
+        partial = self.tail.get((kind, id))
+        if partial is None:
+            partial = self.tail[kind, id] = Partial(Entity(kind, id))
+        return partial
+
+    def _read_journals(self) -> None:
+        for segment, record in self._journal.poll():
+            self._fold_record(segment, record)
+
+    def _fold_record(self, segment: str, record: Record) -> None:
+        self._clock.observe(record.hlc)
+        if record.events:
+            stamp = Stamp(record.hlc, writer_of(segment))
+            for kind, id, name, key, value in record.events:
+                self._fold_event(stamp, kind, id, name, key, value, segment, record.end)
+        for block in record.blocks:
+            self._fold_block("run", block.run_id, segment, record.end, block)
+            if block.model_id:
+                self._fold_block("logged_model", block.model_id, segment, record.end, block)
+
+    def _fold_event(
+        self, stamp: Stamp, kind: str, id: str, name: str, key: str, value: str | None, source: str, position: int
+    ) -> None:
+        partial = self._partial(kind, id)
+        partial.entity.fold(stamp, name, key, value)
+        partial.events[source] = position
+        whole = self._whole.get((kind, id))
+        if whole is not None:
+            whole.entity.fold(stamp, name, key, value)
+
+    def _fold_block(self, kind: str, id: str, segment: str, end: int, block: PackedBlock) -> None:
+        self._partial(kind, id).blocks.append((segment, end, block))
+        whole = self._whole.get((kind, id))
+        if whole is not None:
+            whole.add(block)
+
+    def _update_bases(self) -> bool:
+        moved = False
+        for base in self.bases.values():
+            if base.has_news(base.seen):
+                base.update()
+                moved = True
+        return moved
+
+    def _read_logs(self) -> None:
+        for name, log in self.logs.items():
+            if not log.has_news(log.seen):
+                continue
+            for commit in log.commits(log.seen):
+                if commit.adds_rows and not self._has_read(commit):
+                    log.update()
+                    self._fold_log(log, commit.version - 1, commit.version)
+                log.seen = commit.version
+                self._commits[name].append(commit)
+
+    def _has_read(self, commit: Commit) -> bool:
+        """Whether all rows of a commit came through journals that this process has read."""
+        if not commit.transactions:
+            return False
+        for segment, position in commit.transactions.items():
+            if self._journal.positions.get(segment, 0) < position:
+                for name, record in self._journal.poll_segment(segment):
+                    self._fold_record(name, record)
+            if self._journal.positions.get(segment, 0) < position:
+                return False
+        return True
+
+    def _fold_log(self, log: Table, after: int, until: int) -> None:
+        rows = log.rows_since(after, until)
+        source = log.spec.name
+        if log is self.events:
+            for stamp, event in events_of(rows):
+                self._clock.observe(stamp.hlc)
+                self._fold_event(stamp, *event, source, until)
+            return
+        for run, name, fold in fold_metric_rows(rows):
+            for entity in self._news("run", run, source, until):
+                entity.fold_metric(name, fold)
+        for model, point, value in model_points(rows):
+            for entity in self._news("logged_model", model, source, until):
+                entity.fold_points([(point, value)])
+
+    def _news(self, kind: str, id: str, source: str, position: int) -> Iterable[Entity]:
+        partial = self._partial(kind, id)
+        partial.points[source] = position
+        whole = self._whole.get((kind, id))
+        found = [partial.entity] + ([whole.entity] if whole else [])
+        return [entity for entity in found if entity.purged is None]
+
+    def _forget_covered(self) -> None:
+        """Drop the news that the derived tables have by now."""
+        for kind in self.bases:
+            events, points = (self._covered(name, self.watermark(kind, name)) for name in self.logs)
+            for key in [key for key in self.tail if key[0] == kind]:
+                partial = self.tail[key]
+                rest = [b for b in partial.blocks if b[1] > points.get(b[0], -1)]
+                if not rest and _within(partial.events, events) and _within(partial.points, points):
+                    del self.tail[key]
+                elif len(rest) < len(partial.blocks):
+                    partial.fold()
+                    partial.blocks, partial.folded = rest, len(rest)
+        for name in self.logs:
+            oldest = min(self.watermark(kind, name) for kind in self.bases)
+            self._commits[name] = [c for c in self._commits[name] if c.version > oldest]
+
+    def _covered(self, log: str, watermark: int) -> dict[str, int]:
+        positions = {log: watermark}
+        for commit in self._commits[log]:
+            if commit.version <= watermark:
+                positions.update(commit.transactions)
+        return positions
+
+
+def _within(positions: dict[str, int], covered: dict[str, int]) -> bool:
+    return all(position <= covered.get(source, -1) for source, position in positions.items())
