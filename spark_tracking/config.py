@@ -42,9 +42,7 @@ class Setting(Generic[T]):
         except ValueError as error:
             from spark_tracking.errors import InvalidSetting  # only here: it imports MLflow, which takes seconds
 
-            raise InvalidSetting(
-                f"The environment variable {self.name}='{text}' is not valid: {error}. It sets: {self.reason}."
-            ) from None
+            raise InvalidSetting(f"The environment variable {self.name}='{text}' is not valid: {error}. It sets: {self.reason}.") from None
 
 
 def _positive(text: str) -> float:
@@ -72,9 +70,7 @@ def _flag(text: str) -> bool:
 FLUSH_SECONDS = Setting(
     "SPARK_TRACKING_FLUSH_SECONDS", 2.0, _positive, "how often a writing process moves its journal into Delta, in seconds"
 )
-FLUSH_BYTES = Setting(
-    "SPARK_TRACKING_FLUSH_BYTES", 16 * 1024 * 1024, _count, "journal size that triggers a flush ahead of time, in bytes"
-)
+FLUSH_BYTES = Setting("SPARK_TRACKING_FLUSH_BYTES", 16 * 1024 * 1024, _count, "journal size that triggers a flush ahead of time, in bytes")
 DURABLE = Setting(
     "SPARK_TRACKING_FSYNC", True, _flag, "whether a call is synced to disk before it returns (false: survives kill -9, not power loss)"
 )
@@ -92,13 +88,19 @@ AZURE_SUBSCRIPTION = Setting("SPARK_TRACKING_AZURE_SUBSCRIPTION", "", str, "the 
 AZURE_RESOURCE_GROUP = Setting("SPARK_TRACKING_AZURE_RESOURCE_GROUP", "", str, "the resource group of an Azure ML workspace")
 AZURE_WORKSPACE = Setting("SPARK_TRACKING_AZURE_WORKSPACE", "", str, "the name of an Azure ML workspace")
 AZURE_REGION = Setting("SPARK_TRACKING_AZURE_REGION", "", str, "the region of an Azure ML workspace; found by one call where it is missing")
-AZURE_CONFIG = Setting("SPARK_TRACKING_AZURE_CONFIG", "", str, "the path of an Azure ML workspace's config.json, instead of the three before")
+AZURE_CONFIG = Setting(
+    "SPARK_TRACKING_AZURE_CONFIG", "", str, "the path of an Azure ML workspace's config.json, instead of the three before"
+)
 PACKAGE = Setting("SPARK_TRACKING_PACKAGE", "", str, "what the init script installs: a requirement, or the path of a wheel")
 PYTHON = Setting("SPARK_TRACKING_PYTHON", "", str, "the Python that the init script installs into, where it is not the platform's own")
-STRICT = Setting("SPARK_TRACKING_STRICT", False, _flag, "whether wrong settings fail the cluster's start instead of leaving tracking as it was")
+STRICT = Setting(
+    "SPARK_TRACKING_STRICT", False, _flag, "whether wrong settings fail the cluster's start instead of leaving tracking as it was"
+)
 INIT_ROOT = Setting("SPARK_TRACKING_INIT_ROOT", "", str, "a folder that the init script takes for / (for a trial run)")
 # What the start leaves behind for the processes of the cluster.
-CONFIGURED = Setting("SPARK_TRACKING_CONFIGURED", "", str, "written by the init script: which state of the settings this process was started with")
+CONFIGURED = Setting(
+    "SPARK_TRACKING_CONFIGURED", "", str, "written by the init script: which state of the settings this process was started with"
+)
 ENV_FILE = Setting("SPARK_TRACKING_ENV_FILE", "", str, "written by the init script: the file that holds the settings")
 PROBLEM = Setting("SPARK_TRACKING_PROBLEM", "", str, "written by the init script: why tracking was left as it was")
 

@@ -1,0 +1,97 @@
+"""What a cluster start sets, as text for a shell, a kernel or Spark. `python -m spark_tracking.cluster.environment` is what the
+init script calls: exports on standard output, remarks on standard error, and on wrong settings the reason as the last line
+and exit code 3."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shlex
+import sys
+from collections.abc import Mapping
+
+from spark_tracking import config
+from spark_tracking.destination import Plan
+from spark_tracking.destination import resolve as _resolve
+
+WRONG_SETTINGS = 3
+"""Exit code for settings that cannot be right."""
+
+
+def resolve(environ: Mapping[str, str] | None = None) -> Plan:
+    """The plan for this cluster; like `spark_tracking.destination.resolve`, and asks Azure for a missing region.
+
+    Raises:
+        InvalidSetting: a setting is missing, wrong or contradicts another.
+        InvalidUri: a lake's URI does not parse.
+        InvalidState: the destination's plug-in is missing or goes not with this MLflow.
+        Unavailable: Azure could not be asked for the region.
+
+    Example:
+        >>> resolve({"SPARK_TRACKING_URI": "databricks"}).variables
+        {'MLFLOW_TRACKING_URI': 'databricks'}
+    """
+    plan = _resolve(environ, find_region=_find_region)
+    if plan.destination.kind == "azureml":
+        from spark_tracking.cluster.azureml import check_plugin
+
+        check_plugin()
+    return plan
+
+
+def apply(environ: Mapping[str, str] | None = None) -> Plan:
+    """Set this process as a cluster start sets each of a cluster's processes, and return what was set.
+
+    Raises:
+        InvalidSetting: as `resolve`; then nothing is set.
+
+    Example:
+        >>> apply({"SPARK_TRACKING_URI": "delta:///shared/lake", "SPARK_TRACKING_EXPERIMENT": "churn"})  # doctest: +SKIP
+    """
+    plan = resolve(environ)
+    os.environ.update(plan.variables)
+    os.environ[config.CONFIGURED.name] = fingerprint(plan.variables)
+    return plan
+
+
+def fingerprint(variables: Mapping[str, str]) -> str:
+    """Twelve hex digits that name a set of variables: a process started with others is out of date."""
+    text = "\0".join(f"{name}={value}" for name, value in sorted(variables.items()))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def exports(plan: Plan) -> str:
+    """Lines for a POSIX shell, ending with a line break."""
+    variables = {**plan.variables, config.CONFIGURED.name: fingerprint(plan.variables)}
+    return "".join(f"export {name}={shlex.quote(value)}\n" for name, value in variables.items())
+
+
+def _find_region(subscription: str, group: str, workspace: str) -> str:
+    from spark_tracking.cluster.azureml import find_region
+
+    return find_region(subscription, group, workspace)
+
+
+def main() -> int:
+    """Print the exports for this process's settings; the init script's half in Python."""
+    try:
+        plan = resolve()
+    except Exception as error:
+        from spark_tracking.errors import SparkTrackingError  # only here: it imports MLflow, which takes seconds
+
+        if not isinstance(error, SparkTrackingError):
+            raise
+        print(_one_line(str(error)), file=sys.stderr)
+        return WRONG_SETTINGS
+    for note in plan.notes:
+        print(f"note: {note}", file=sys.stderr)
+    print(exports(plan), end="")
+    return 0
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+if __name__ == "__main__":
+    sys.exit(main())
