@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.util import find_spec
 
 import click
 
 from spark_tracking import __version__
 
-_HOMES = {
+_HOMES = {  # those whose module is not there yet are not shown
     "demo": ("spark_tracking.cli.demo:demo", "Train, register and score on real data, in one go."),
     "lake": ("spark_tracking.cli.lake:lake", "Make, inspect and maintain a lake."),
     "score": ("spark_tracking.cli.score:score", "Score a Delta table with a model into another one."),
@@ -22,10 +23,10 @@ class _LazyGroup(click.Group):
     """Knows its commands by name, so that `--help` and one command never import another one's libraries."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(_HOMES)
+        return [name for name, (home, _) in _HOMES.items() if find_spec(home.partition(":")[0])]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in _HOMES:
+        if cmd_name not in self.list_commands(ctx):
             return None
         module, _, attribute = _HOMES[cmd_name][0].partition(":")
         command: click.Command = getattr(import_module(module), attribute)
@@ -33,7 +34,7 @@ class _LazyGroup(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl([(name, summary) for name, (_, summary) in _HOMES.items()])
+            formatter.write_dl([(name, _HOMES[name][1]) for name in self.list_commands(ctx)])
 
 
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

@@ -79,29 +79,31 @@ def local_spark(
     builder = builder.remote(master) if connect else builder.master(master)
     for name, value in {**delta_settings(memory=memory), **(settings or {})}.items():
         builder = builder.config(name, value)
-    with _without_incubator_notice():
+    with _notices_dropped():
         return builder.getOrCreate()
 
 
-@contextmanager
-def _without_incubator_notice() -> Iterator[None]:
-    """While the JVM starts, its stderr goes through grep, which drops one line and passes on the rest for as long as it lives.
+# Lines that no option turns off and on which nobody can act: Spark asks the JVM for an incubator module on every start, and
+# its linear algebra looks for a native library before it takes its own.
+_NOTICES = ("^WARNING: Using incubator modules: jdk.incubator.vector$", "^netlib-[a-z]*: JNI_OnLoad: dlopen(.*) failed")
 
-    Spark asks for `jdk.incubator.vector` on every start, and the JVM then prints a warning that no option turns off.
-    """
+
+@contextmanager
+def _notices_dropped() -> Iterator[None]:
+    """A JVM started in here has its stderr go through grep, which drops `_NOTICES` and passes on the rest while it lives."""
     grep = shutil.which("grep")
     if grep is None:
         yield
         return
     original = os.dup(2)
-    command = [grep, "--line-buffered", "-v", "^WARNING: Using incubator modules: jdk.incubator.vector$"]
-    # A session of its own, so that Ctrl-C ends the JVM before its last words are cut off.
-    with_notice = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=original, start_new_session=True)
-    assert with_notice.stdin is not None
+    command = [grep, "--line-buffered", "-v", *(part for notice in _NOTICES for part in ("-e", notice))]
+    # In a session of its own, so that Ctrl-C does not end it before the JVM has said its last words.
+    notices = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=original, start_new_session=True)
+    assert notices.stdin is not None
     try:
-        os.dup2(with_notice.stdin.fileno(), 2)
+        os.dup2(notices.stdin.fileno(), 2)
         yield
     finally:
         os.dup2(original, 2)
         os.close(original)
-        with_notice.stdin.close()
+        notices.stdin.close()

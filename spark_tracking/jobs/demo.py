@@ -1,0 +1,279 @@
+"""The whole product once, on the data sets that ship inside scikit-learn: what `make demo` and `spark-tracking demo` run."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+from spark_tracking.uri import LakeUri
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    from pyspark.sql import DataFrame, SparkSession
+
+MODEL = "wine"
+_LEADERBOARD = """
+    SELECT tags['mlflow.runName'] AS run,
+           (SELECT count(*) FROM runs AS child WHERE child.tags['mlflow.parentRunId'] = runs.run_id) AS nested_runs,
+           round(metrics['best_cv_score'], 4) AS cv_accuracy,
+           date_format(start_time, 'yyyy-MM-dd HH:mm:ss') AS started,
+           run_id
+    FROM runs
+    WHERE status = 'FINISHED' AND metrics['best_cv_score'] IS NOT NULL
+    ORDER BY metrics['best_cv_score'] DESC, start_time DESC
+"""
+_TOTALS = """
+    SELECT name AS experiment, count(*) AS runs, max(end_time) AS last_ended
+    FROM runs_latest JOIN experiments_latest USING (experiment_id)
+    GROUP BY name ORDER BY name
+"""
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """What a demo left behind.
+
+    Attributes:
+        tracking_uri: the lake's.
+        experiment_id: the wine experiment's.
+        run_id: the best run's.
+        model_version: the version of the registered model `wine` that `champion` points at.
+        source_version: the Delta version of the scored table.
+        target_version: the Delta version that the predictions made.
+        rows: how many rows were scored.
+    """
+
+    tracking_uri: str
+    experiment_id: str
+    run_id: str
+    model_version: int
+    source_version: int
+    target_version: int
+    rows: int
+
+
+def run_demo(lake: str = "demo-lake") -> DemoResult:
+    """Train, read, register, score and look, telling each step in a few lines on stdout. Running it again adds to the lake.
+
+    A Spark session that already runs is used; otherwise a small local one is started, and stopped at the end.
+
+    Args:
+        lake: the lake's folder or URI; made if it does not exist.
+
+    Example:
+        >>> run_demo("demo-lake").model_version
+        1
+    """
+    uri = LakeUri.parse(lake)
+    _quiet()
+    open_lake(str(uri))
+    spark, ours = _session()
+    try:
+        experiment_id = train_wine()
+        train_diabetes()
+        train_breast_cancer(spark)
+        run_id = best_run(spark, experiment_id)
+        version = register(run_id)
+        source, target, rows = score(spark, uri)
+        look(uri)
+    finally:
+        if ours:
+            spark.stop()
+    return DemoResult(str(uri), experiment_id, run_id, version, source, target, rows)
+
+
+def open_lake(tracking_uri: str) -> None:
+    """Step 1: point this process, and the JVM that it will start, at the lake."""
+    from spark_tracking.cluster.environment import apply
+
+    _title(1, "The lake")
+    plan = apply({"SPARK_TRACKING_URI": tracking_uri, "SPARK_TRACKING_EXPERIMENT": MODEL})
+    print("   set for every process, as a cluster's start does it:")
+    for name, value in plan.variables.items():
+        print(f"   {name}={value}")
+
+
+def train_wine() -> str:
+    """Step 2: two grid searches with autolog, whose candidates become nested runs.
+
+    Returns:
+        the experiment's id.
+    """
+    import mlflow
+    from sklearn.datasets import load_wine
+    from sklearn.ensemble import RandomForestClassifier
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import GridSearchCV
+    from sklearn.pipeline import Pipeline
+    from sklearn.preprocessing import FunctionTransformer, StandardScaler
+
+    _title(2, "Training, logged by the plain MLflow API")
+    experiment = mlflow.set_experiment("wine")
+    mlflow.sklearn.autolog(log_post_training_metrics=False)
+    features, target = load_wine(return_X_y=True, as_frame=True)
+    searches = {
+        "logistic regression": (LogisticRegression(max_iter=1000), {"classifier__C": [0.01, 0.1, 1.0, 10.0]}),
+        "random forest": (RandomForestClassifier(n_estimators=30, random_state=0), {"classifier__max_depth": [2, 3, 5]}),
+    }
+    for name, (classifier, grid) in searches.items():
+        steps = [("log", FunctionTransformer(log_scale)), ("scale", StandardScaler()), ("classifier", classifier)]
+        with mlflow.start_run(run_name=name):
+            search = GridSearchCV(Pipeline(steps), grid, cv=5).fit(features, target)
+        candidates = len(search.cv_results_["params"])
+        print(f"   wine           grid search, {name}: {candidates} nested runs, best accuracy {search.best_score_:.3f}")
+    return str(experiment.experiment_id)
+
+
+def log_scale(values: np.ndarray) -> np.ndarray:
+    """A user's own transformation, as it stands in many pipelines: log(1 + x)."""
+    import numpy as np
+    import pandas as pd
+
+    return np.asarray(np.log1p(values))
+
+
+def train_diabetes() -> None:
+    """Step 2, again: one regression in an experiment of its own."""
+    import mlflow
+    from sklearn.datasets import load_diabetes
+    from sklearn.linear_model import Ridge
+    from sklearn.model_selection import train_test_split
+
+    mlflow.set_experiment("diabetes")
+    train_x, test_x, train_y, test_y = train_test_split(*load_diabetes(return_X_y=True, as_frame=True), random_state=0)
+    with mlflow.start_run(run_name="ridge"):
+        score = Ridge(alpha=0.1).fit(train_x, train_y).score(test_x, test_y)
+        mlflow.log_metric("test_r2", score)
+    print(f"   diabetes       ridge regression: r2 {score:.3f} on rows it had not seen")
+
+
+def train_breast_cancer(spark: SparkSession) -> None:
+    """Step 2, with Spark: a PySpark ML pipeline, fitted on a Spark DataFrame and logged with its model."""
+    import mlflow
+    from pyspark.ml import Pipeline
+    from pyspark.ml.classification import LogisticRegression
+    from pyspark.ml.evaluation import BinaryClassificationEvaluator
+    from pyspark.ml.feature import StandardScaler, VectorAssembler
+    from sklearn.datasets import load_breast_cancer
+
+    mlflow.set_experiment("breast cancer")
+    data = load_breast_cancer(as_frame=True)
+    train, test = spark.createDataFrame(data.frame).randomSplit([0.75, 0.25], seed=0)
+    stages: list[Any] = [
+        VectorAssembler(inputCols=list(data.feature_names), outputCol="raw"),
+        StandardScaler(inputCol="raw", outputCol="features"),
+        LogisticRegression(labelCol="target", regParam=0.01, maxIter=20),
+    ]
+    with mlflow.start_run(run_name="spark logistic regression"):
+        mlflow.log_params({"regParam": 0.01, "maxIter": 20})
+        model = Pipeline(stages=stages).fit(train)
+        area = BinaryClassificationEvaluator(labelCol="target").evaluate(model.transform(test))
+        mlflow.log_metric("area_under_roc", area)
+        mlflow.spark.log_model(model, "model", pip_requirements=["pyspark"])
+    print(f"   breast cancer  PySpark ML, logistic regression: area under ROC {area:.3f} on rows it had not seen")
+
+
+def best_run(spark: SparkSession, experiment_id: str) -> str:
+    """Step 3: the leaderboard by plain Spark SQL.
+
+    Returns:
+        the id of the run with the best cross-validated accuracy, the latest of several.
+    """
+    _title(3, f'The leaderboard: spark.read.format("mlflow-experiment").load("{experiment_id}") and plain SQL')
+    spark.read.format("mlflow-experiment").load(experiment_id).createOrReplaceTempView("runs")
+    board = spark.sql(_LEADERBOARD).limit(5)
+    _show(board)
+    return str(board.collect()[0]["run_id"])
+
+
+def register(run_id: str) -> int:
+    """Step 4: the run's model becomes the next version of the registered model, and its champion.
+
+    Returns:
+        the version.
+    """
+    import mlflow
+
+    _title(4, "The best run's model, registered")
+    client = mlflow.MlflowClient()
+    outputs = client.get_run(run_id).outputs
+    logged = [client.get_logged_model(output.model_id) for output in (outputs.model_outputs if outputs else [])]
+    best = next(model for model in logged if model.name == "best_estimator")
+    version = int(mlflow.register_model(best.model_uri, MODEL).version)
+    client.set_registered_model_alias(MODEL, "champion", str(version))
+    print(f"   models:/{MODEL}/{version} is now models:/{MODEL}@champion")
+    return version
+
+
+def score(spark: SparkSession, lake: LakeUri) -> tuple[int, int, int]:
+    """Step 5: a Delta table in, a Delta table with predictions out.
+
+    Returns:
+        the Delta versions of input and output, and the number of rows.
+    """
+    from sklearn.datasets import load_wine
+
+    from spark_tracking.scoring import score_table
+
+    source, target = f"{lake.root}/tables/wine", f"{lake.root}/tables/wine_scored"
+    _title(5, f'Scoring: st.score_table(spark, "models:/{MODEL}@champion", source, target)')
+    wine = load_wine(as_frame=True)
+    spark.createDataFrame(wine.data).write.format("delta").mode("overwrite").save(source)
+    result = score_table(spark, f"models:/{MODEL}@champion", source, target, mode="overwrite")
+    print(result)
+    _show(spark.read.format("delta").load(target).limit(3))
+    return 0, 0, 0
+
+
+def look(lake: LakeUri) -> None:
+    """Step 6: the same lake through a second engine, and how to open MLflow's web UI on it."""
+    import pyarrow as pa
+    from deltalake import DeltaTable, QueryBuilder
+
+    from spark_tracking.lake import Lake
+
+    _title(6, "The same lake through another engine: delta-rs SQL on its tables, without Spark or MLflow")
+    Lake.open(lake).refresh()
+    engine = QueryBuilder()
+    for table in ("experiments_latest", "runs_latest"):
+        engine = engine.register(table, DeltaTable(f"{lake.root}/{table}"))
+    _print_table(pa.table(engine.execute(_TOTALS)).to_pandas())
+
+
+def _session() -> tuple[SparkSession, bool]:
+    """The running Spark session, or a new local one; and whether it is new."""
+    from pyspark.sql import SparkSession
+
+    from spark_tracking.jobs.session import local_spark
+
+    running = SparkSession.getActiveSession()
+    return (running, False) if running else (local_spark("spark-tracking demo"), True)
+
+
+def _show(frame: DataFrame) -> None:
+    """A Spark DataFrame's few rows."""
+    _print_table(cast("pd.DataFrame", frame.toPandas()))
+
+
+def _print_table(rows: pd.DataFrame) -> None:
+    print("\n".join("   " + line for line in rows.to_string(index=False).splitlines()))
+
+
+def _title(number: int, text: str) -> None:
+    print(f"\n{number}. {text}", flush=True)
+
+
+def _quiet() -> None:
+    """Drop what a reader of the demo cannot act on, by name; every other warning and all errors are shown."""
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    # Autolog pickles, and the demo's pipeline needs it: skops does not take a user's own function without being asked.
+    logging.getLogger("mlflow.sklearn").addFilter(lambda record: "pickle or cloudpickle format" not in record.getMessage())
+    # MLflow's integer-column hint and its use of scikit-learn's older names.
+    warnings.filterwarnings("ignore", message=".*Inferred schema contains integer column", category=UserWarning)
+    warnings.filterwarnings("ignore", category=FutureWarning, module="sklearn")

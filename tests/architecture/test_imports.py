@@ -1,0 +1,42 @@
+"""The house's walls: layers, what may import what, and what a plain import costs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def python(code: str) -> str:
+    """Run `code` in a new Python with warnings as they are, and return what it printed."""
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_layers_point_downward_and_heavy_libraries_stay_in_their_rooms() -> None:
+    linted = subprocess.run([Path(sys.executable).with_name("lint-imports")], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert linted.returncode == 0, linted.stdout
+
+
+@pytest.mark.parametrize("module", ["spark_tracking", "spark_tracking.cli", "spark_tracking.cluster", "spark_tracking.errors"])
+def test_a_plain_import_brings_neither_spark_nor_delta_beyond_what_mlflow_itself_brings(module: str) -> None:
+    heavy = {"pyspark", "delta", "deltalake", "datafusion", "sklearn"}
+    code = f"import sys, mlflow; before = set(sys.modules); import {module}; print(sorted({heavy!r} & sys.modules.keys() - before))"
+    assert python(code) == "[]"
+
+
+def test_mlflow_loads_no_store_of_ours_before_it_is_used() -> None:
+    assert python("import sys, mlflow; print('deltalake' in sys.modules)") == "False"
+
+
+@pytest.mark.parametrize("module", ["cli", "cluster", "lake", "readers", "store"])
+def test_what_a_client_and_a_server_need_imports_without_pyspark(module: str) -> None:
+    assert python(f"import sys; sys.modules['pyspark'] = None; import spark_tracking.{module}; print('imported')") == "imported"
+
+
+def test_importing_the_package_takes_less_than_300_ms_beyond_mlflow() -> None:
+    code = "import mlflow, time; t = time.perf_counter(); import spark_tracking; print(time.perf_counter() - t)"
+    assert min(float(python(code)) for _ in range(3)) < 0.3
