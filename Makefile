@@ -44,5 +44,5 @@ $(READY): pyproject.toml constraints.txt
 	@python=$$(sh scripts/preflight) && \
 	{ test -x $(BIN)/python || { echo "Making $(VENV) with $$python ..."; "$$python" -m venv $(VENV); }; } && \
 	echo "Installing (a few minutes on the first time) ..." && \
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]' && \
+	$(BIN)/python -m pip install --quiet --use-pep517 --disable-pip-version-check --constraint constraints.txt --editable '.[dev]' && \
 	touch $@

@@ -68,9 +68,7 @@ def run_demo(lake: str = "demo-lake") -> DemoResult:
         >>> run_demo("demo-lake").model_version
         1
     """
-    uri = LakeUri.parse(lake)
-    _quiet()
-    open_lake(str(uri))
+    uri = open_lake(lake)
     spark, ours = _session()
     try:
         experiment_id = train_wine()
@@ -86,15 +84,20 @@ def run_demo(lake: str = "demo-lake") -> DemoResult:
     return DemoResult(str(uri), experiment_id, run_id, version, source, target, rows)
 
 
-def open_lake(tracking_uri: str) -> None:
-    """Step 1: point this process, and the JVM that it will start, at the lake."""
+def open_lake(lake: str) -> LakeUri:
+    """Step 1: make or open the lake, and point this process, and the JVM that it may start, at it."""
     from spark_tracking.cluster.environment import apply
+    from spark_tracking.lake import Lake
 
-    _title(1, "The lake")
-    plan = apply({"SPARK_TRACKING_URI": tracking_uri, "SPARK_TRACKING_EXPERIMENT": MODEL})
-    print("   set for every process, as a cluster's start does it:")
+    _quiet()
+    uri = LakeUri.parse(lake)
+    _title(1, f"The lake {uri.root}")
+    Lake.open(uri, create=True)
+    plan = apply({"SPARK_TRACKING_URI": str(uri), "SPARK_TRACKING_EXPERIMENT": MODEL})
+    print("   what a cluster's start would set for each of its processes is set for this one:")
     for name, value in plan.variables.items():
         print(f"   {name}={value}")
+    return uri
 
 
 def train_wine() -> str:
@@ -131,7 +134,6 @@ def train_wine() -> str:
 def log_scale(values: np.ndarray) -> np.ndarray:
     """A user's own transformation, as it stands in many pipelines: log(1 + x)."""
     import numpy as np
-    import pandas as pd
 
     return np.asarray(np.log1p(values))
 
@@ -242,6 +244,7 @@ def look(lake: LakeUri) -> None:
     for table in ("experiments_latest", "runs_latest"):
         engine = engine.register(table, DeltaTable(f"{lake.root}/{table}"))
     _print_table(pa.table(engine.execute(_TOTALS)).to_pandas())
+    print(f"\nMLflow's web UI on this lake: make ui\n  (or: mlflow server --backend-store-uri {lake})")
 
 
 def _session() -> tuple[SparkSession, bool]:
@@ -249,9 +252,13 @@ def _session() -> tuple[SparkSession, bool]:
     from pyspark.sql import SparkSession
 
     from spark_tracking.jobs.session import local_spark
+    from spark_tracking.sources import use
 
     running = SparkSession.getActiveSession()
-    return (running, False) if running else (local_spark("spark-tracking demo"), True)
+    if running is None:
+        return local_spark("spark-tracking demo"), True
+    use(running)  # a JVM that started before step 1 does not know the lake
+    return running, False
 
 
 def _show(frame: DataFrame) -> None:

@@ -1,0 +1,53 @@
+"""The documented command line is the real one, and each command helps with an example."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from spark_tracking import __version__
+from spark_tracking.cli import main
+
+ROOT = Path(__file__).parents[2]
+COMMANDS = main.list_commands(click.Context(main))
+
+
+def test_the_documented_help_is_that_of_the_commands() -> None:
+    spec = importlib.util.spec_from_file_location("cli_help", ROOT / "scripts" / "cli_help.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert (ROOT / "docs" / "cli.md").read_text() == module.document(), "run: python scripts/cli_help.py > docs/cli.md"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_command_helps_with_an_example(command: str) -> None:
+    told = CliRunner().invoke(main, [command, "--help"])
+    assert told.exit_code == 0
+    assert "Example" in told.output
+
+
+def test_the_version_is_the_packages() -> None:
+    assert CliRunner().invoke(main, ["--version"]).output.strip().endswith(__version__)
+
+
+def test_an_unknown_command_is_a_usage_error_that_names_it() -> None:
+    told = CliRunner().invoke(main, ["no-such-command"])
+    assert told.exit_code == 2
+    assert "no-such-command" in told.output
+
+
+def test_help_loads_no_command_and_so_none_of_their_libraries() -> None:
+    code = (
+        "import sys\nfrom spark_tracking.cli import main\n"
+        "try: main(['--help'])\nexcept SystemExit: pass\n"
+        "print(sorted(name for name in sys.modules if name.startswith('spark_tracking.cli.')), 'mlflow' in sys.modules)"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert told.splitlines()[-1] == "[] False"
