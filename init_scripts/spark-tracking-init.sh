@@ -135,8 +135,11 @@ source_line() {
 
 # --- the package ----------------------------------------------------------------------------------------------------
 
+# Python puts the working folder first on its path, and a cluster's could hold anything.
+run_python() { (cd / && "$python" "$@"); }
+
 installed_version() {
-  "$python" -c 'import sys; from importlib.metadata import version; print(version(sys.argv[1]))' "${1:-spark-tracking}" 2>/dev/null || true
+  run_python -c 'import sys; from importlib.metadata import version; print(version(sys.argv[1]))' "${1:-spark-tracking}" 2>/dev/null || true
 }
 
 # Which version SPARK_TRACKING_PACKAGE asks for, where its text tells.
@@ -161,7 +164,7 @@ must_install() {
 
 # The runtime's own packages stay as they are: pip refuses rather than replace one.
 constraints() {
-  "$python" -c '
+  run_python -c '
 from importlib.metadata import distributions
 keep = {"pyspark", "delta-spark", "mlflow", "mlflow-skinny", "mlflow-tracing", "pandas", "numpy", "pyarrow", "protobuf", "databricks-sdk"}
 for found in distributions():
@@ -229,7 +232,7 @@ settle() {
 }
 
 check_settings() {
-  if exports=$("$python" -m spark_tracking.cluster.environment 2>"$scratch/check.log"); then
+  if exports=$(run_python -m spark_tracking.cluster.environment 2>"$scratch/check.log"); then
     while IFS= read -r line; do log "$line"; done <"$scratch/check.log"
   elif [ -z "$(installed_version)" ]; then
     problem="spark-tracking is not installed for $python; set SPARK_TRACKING_PACKAGE, or install the cluster library"
