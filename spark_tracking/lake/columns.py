@@ -167,5 +167,3 @@ def _to_time(ms: pa.Array) -> pa.Array:
 
 def _to_milliseconds(time: pa.ChunkedArray) -> pa.ChunkedArray:
     return pc.divide(time.cast(pa.int64()), 1000)
-
-

@@ -62,7 +62,6 @@ class DerivedTable(Table):
         self.rewrite(rows, predicate, transactions, FILE_BYTES)
         self._watermarks = None
 
-
     def replace(self, entities: Iterable[Entity], watermarks: dict[str, int]) -> None:
         """Put the entities' rows in place of all that stand there.
 

@@ -13,6 +13,7 @@ import pyarrow as pa
 from spark_tracking.lake.columns import event_rows, metric_rows
 from spark_tracking.lake.journal import Journal, writer_of
 from spark_tracking.lake.log import Raced, Table, transaction
+from spark_tracking.lake.maintain import COMPACT_EVERY, compact
 from spark_tracking.lake.record import Record
 from spark_tracking.lake.tables import EVENTS_LOG, METRICS_LOG
 
@@ -76,8 +77,8 @@ class Flusher:
 
     def _flushed(self, segment: str) -> bool:
         records = self._journal.read(segment, 0)
-        if records is None:
-            return False
+        if records is None or self._journal.corrupt(segment):
+            return False  # a damaged segment stays for `lake check` to tell of
         ends = {
             self.events: max((r.end for r in records if r.events), default=0),
             self.metrics: max((r.end for r in records if r.blocks), default=0),
@@ -99,6 +100,8 @@ class Flusher:
             except Raced:
                 continue
             self._retired[log].clear()
+            if log.version() % COMPACT_EVERY == 0:
+                compact(log)
             return True
         raise Raced(f"'{log.spec.name}' was committed to by others {ATTEMPTS} times in a row")
 
@@ -118,5 +121,3 @@ class Flusher:
             if mine:
                 taken[segment] = mine
         return taken
-
-

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from spark_tracking.errors import LakeError, LakeReadOnly
-from spark_tracking.lake.record import Record, decode
+from spark_tracking.lake.record import Record, damaged, decode
 
 SUFFIX = ".seg"
 SEALED = ".sealed"
@@ -180,6 +180,13 @@ class Journal:
             return list(reader.read())
         finally:
             reader.close()
+
+    def corrupt(self, segment: str) -> list[int]:
+        """Positions of damaged records; see `lake.record`."""
+        try:
+            return damaged((self.folder / (segment + SUFFIX)).read_bytes())
+        except FileNotFoundError:
+            return []
 
     def abandoned(self, segment: str) -> bool:
         """Whether its owner is gone: nobody holds its lock."""

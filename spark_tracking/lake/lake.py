@@ -6,6 +6,7 @@ import atexit
 import threading
 import time
 from collections.abc import Callable, Collection, Sequence
+from datetime import datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 
@@ -13,7 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from spark_tracking import config
-from spark_tracking.errors import LakeError
+from spark_tracking.errors import LakeError, NotFound
+from spark_tracking.lake import check, history, maintain
 from spark_tracking.lake import root as roots
 from spark_tracking.lake.background import Background
 from spark_tracking.lake.clock import Clock, milliseconds
@@ -25,7 +27,7 @@ from spark_tracking.lake.project import rows as project_rows
 from spark_tracking.lake.record import PackedBlock, Record, encode, pack_block
 from spark_tracking.lake.refresh import Refresher
 from spark_tracking.lake.state import Entity, Event, MetricBlock
-from spark_tracking.lake.tables import BY_NAME, EVENTS_LOG, METRICS_LOG, STATE
+from spark_tracking.lake.tables import BY_KIND, BY_NAME, EVENTS_LOG, METRICS_LOG, STATE, TableSpec
 from spark_tracking.lake.view import View
 from spark_tracking.uri import LakeUri
 
@@ -79,6 +81,7 @@ class Lake:
         self._view = self._load_view()
         self._background: Background | None = None
         self._flushed, self._flush_bytes = 0, config.FLUSH_BYTES.get()
+        self._vacuumed = time.monotonic()
 
     # -- reading ------------------------------------------------------------------------------------------------
 
@@ -135,10 +138,16 @@ class Lake:
         self._poll()
         touched = self._view.touched(kind)
         overlay = project_rows(kind, self._view.get_many(kind, touched).values())
-        return Query(self._view.bases[kind], touched, overlay).run(columns, where, order_by, limit, offset)
+        base = self._view.bases[kind]
+        return Query.overlaid(base.spec, base.delta, touched, overlay).run(columns, where, order_by, limit, offset)
 
     def scan(
-        self, table: str, columns: Sequence[str] | None = None, where: str | None = None
+        self,
+        table: str,
+        columns: Sequence[str] | None = None,
+        where: str | None = None,
+        version: int | None = None,
+        as_of: datetime | None = None,
     ) -> pa.RecordBatchReader:
         """A table of the lake with every acknowledged change in it, as a stream of record batches.
 
@@ -146,16 +155,29 @@ class Lake:
             table: a name of `lake.tables`.
             columns: default all but the hidden `state`.
             where: a SQL predicate in DataFusion's dialect.
+            version: the Delta version to read instead; as far back as the table's history goes.
+            as_of: the state at that time instead, by the logs' own clocks; as far back as the lake.
+
+        Raises:
+            NotFound: no table of that name, or no such version of it.
         """
-        spec = BY_NAME[table]
+        from spark_tracking.lake import query
+
+        spec = _spec(table)
         names = list(columns or (name for name in spec.schema.names if name != STATE.name))
-        with self._lock:
-            if spec.kind:
-                return self._select(spec.kind, names, where)
+        if as_of is not None:
             self.flush()
-            log = self._view.logs[table]
-            log.update()
-        return scan_log(log, names, where)
+            return history.as_of(self.uri.root, spec, as_of).run(names, where)
+        if version is not None:
+            return history.at_version(self.uri.root, spec, version).run(names, where)
+        if spec.kind:
+            with self._lock:
+                return self._select(spec.kind, names, where)
+        self.flush()
+        points = query.Query.of(maintain.open_table(self.uri.root, spec).delta)
+        if spec is METRICS_LOG:
+            points = points.distinct_points(where)
+        return points.run(names, where)
 
     def metric_history(self, run_id: str, name: str | None = None) -> pa.Table:
         """All points of a run, or of one metric of it: the columns of `run_metrics_history`, each point once.
@@ -273,6 +295,42 @@ class Lake:
             self._flush()
             return self._refresher.rebuild()
 
+    def compact(self) -> dict[str, int]:
+        """Merge small files; by table, how many went into larger ones. Safe beside writers."""
+        return {spec.name: maintain.compact(maintain.open_table(self.uri.root, spec)) for spec in BY_NAME.values()}
+
+    def vacuum(self, keep: timedelta = maintain.KEEP, dry_run: bool = False, orphans: bool = True) -> dict[str, list[str]]:
+        """Remove files that went out of use longer than `keep` ago; by table, which. Safe beside writers and readers."""
+        removed = {}
+        if not dry_run:
+            self.settle()  # what a watermark is behind of must stay
+        with self._lock:
+            self._poll()
+            needed = {name: min(self._view.watermark(kind, name) for kind in BY_KIND) for name in self._view.logs}
+        for spec in BY_NAME.values():
+            table = maintain.open_table(self.uri.root, spec)
+            removed[spec.name] = maintain.vacuum(table, keep, needed.get(spec.name, table.version()), dry_run, orphans)
+        return removed
+
+    def purge(self, kind: str, ids: Collection[str]) -> None:
+        """Delete for good: readers never see them again, their names are free, `drop_purged` takes their rows."""
+        self.commit(lambda: [Event(kind, id, "purge", "", None) for id in ids])
+
+    def drop_purged(self) -> int:
+        """Take the rows of purged things out of the logs; returns how many went."""
+        self.settle()
+        return maintain.drop_purged_rows(self.uri.root)
+
+    def check(self) -> check.Report:
+        """Prove that readers see exactly what was acknowledged; see `lake.check`."""
+        with self._lock:
+            self._poll()
+            return check.check(self._root, self._view)
+
+    def info(self) -> list[maintain.TableInfo]:
+        """Versions, rows, files and sizes of the tables."""
+        return maintain.info(self.uri.root)
+
     def close(self) -> None:
         """Settle what this process wrote and let go of its segment. Called at exit; a lake is usable after it, too."""
         background, self._background = self._background, None
@@ -305,13 +363,17 @@ class Lake:
         self._flusher.reap()
         return moved
 
+    def _refresh(self) -> None:
+        self._refresher.refresh()
+        if time.monotonic() - self._vacuumed > maintain.KEEP.total_seconds() / 3:
+            self._vacuumed = time.monotonic()
+            self.vacuum(orphans=False)
+
     def _in_background(self) -> Background:
         with self._lock:
             if self._background is None:
                 seconds = config.FLUSH_SECONDS.get()
-                self._background = Background(
-                    self._root, self._flush, lambda: self._refresher.refresh(), seconds, REFRESH_SECONDS
-                )
+                self._background = Background(self._root, self._flush, self._refresh, seconds, REFRESH_SECONDS)
                 self._background.start()
             return self._background
 
@@ -327,6 +389,12 @@ class Lake:
         except Gone:
             Refresher(self.uri.root).rebuild()
             return View(self.uri.root, self._journal, self._clock)
+
+
+def _spec(table: str) -> TableSpec:
+    if table not in BY_NAME:
+        raise NotFound(f"A lake has no table '{table}'. It has: {', '.join(BY_NAME)}.")
+    return BY_NAME[table]
 
 
 def distinct_points(points: pa.Table) -> pa.Table:

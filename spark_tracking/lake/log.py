@@ -71,9 +71,7 @@ class Table:
     @staticmethod
     def create(root: str, spec: TableSpec) -> None:
         """Make the table; one that is there stays as it is."""
-        DeltaTable.create(
-            f"{root}/{spec.name}", schema=spec.schema, mode="ignore", configuration=dict(spec.properties)
-        )
+        DeltaTable.create(f"{root}/{spec.name}", schema=spec.schema, mode="ignore", configuration=dict(spec.properties))
 
     def version(self) -> int:
         """The version of the handle."""
@@ -103,6 +101,15 @@ class Table:
             yield _parse_commit(version, text)
             version += 1
 
+    def versions_since(self, when: float) -> list[int]:
+        """The versions committed after a time (seconds since the epoch)."""
+        found = []
+        for entry in os.scandir(self._log):
+            stem, _, suffix = entry.name.partition(".")
+            if suffix == "json" and stem.isdigit() and entry.stat().st_mtime >= when:
+                found.append(int(stem))
+        return sorted(found)
+
     def transaction(self, name: str) -> int | None:
         """The value of an application transaction at the handle's version."""
         return self.delta.transaction_version(name)
@@ -129,7 +136,7 @@ class Table:
             Raced: somebody else's commit conflicts; nothing was written.
         """
         with _races():
-            write_deltalake(
+            write_deltalake(  # type: ignore[call-overload]  # the overloads know no computed mode
                 self.delta,
                 rows,
                 mode="append" if predicate is None else "overwrite",
@@ -166,9 +173,10 @@ class Table:
                 self.update()
         return self.dataset().to_table(columns=columns, filter=where)
 
-    def batches(self) -> Iterator[pa.RecordBatch]:
-        """All rows at the handle's version, in batches."""
-        yield from self.dataset().to_batches(batch_size=131_072)
+    def batches(self, where: ds.Expression | None = None) -> Iterator[pa.Table]:
+        """All rows at the handle's version that match, in bounded pieces."""
+        for batch in self.dataset().to_batches(filter=where, batch_size=131_072):
+            yield pa.Table.from_batches([batch])
 
     def dataset(self) -> ds.Dataset:
         """The files of the handle's version, kept open between reads."""
@@ -177,13 +185,16 @@ class Table:
             self._dataset = version, self.delta.to_pyarrow_dataset()
         return self._dataset[1]
 
+    def files(self) -> pa.Table:
+        """The live files with their statistics: path, size_bytes, num_records, min.<column>, max.<column>, …"""
+        return pa.table(self.delta.get_add_actions(flatten=True))
+
     def max_of(self, column: str) -> int:
         """The greatest value of a number column, from the files' statistics; 0 for an empty table."""
-        actions = pa.table(self.delta.get_add_actions(flatten=True))
-        name = f"max.{column}"
-        if name not in actions.column_names or actions.num_rows == 0:
+        files, name = self.files(), f"max.{column}"
+        if name not in files.column_names or files.num_rows == 0:
             return 0
-        return int(pc.max(actions[name]).as_py() or 0)
+        return int(pc.max(files[name]).as_py() or 0)
 
     def sync_to_disk(self, after: int) -> None:
         """Make the commits after a version durable: delta-rs never fsyncs, and a journal must not go before its rows are down.

@@ -1,4 +1,4 @@
-"""SQL over a derived table and the news that it does not have yet, as one table, by DataFusion.
+"""SQL over a lake's tables with the news that they do not have yet, by DataFusion.
 
 The import of DataFusion costs 0.25 s, so nothing but a search pays it.
 """
@@ -9,28 +9,55 @@ from collections.abc import Iterable, Sequence
 
 import pyarrow as pa
 from datafusion import SessionConfig, SessionContext
+from deltalake import DeltaTable
 
-from spark_tracking.lake.derived import DerivedTable
+from spark_tracking.lake.tables import TableSpec
+
+IDENTITY = ("record_id", "metric_step")
+"""What makes a metric point one: `record_id` is a 64-bit hash of its content, the step rules out what chance is left."""
 
 
 class Query:
-    """One derived table as of the version of its handle, overlaid with newer rows.
+    """One table to select from.
 
-    Args:
-        table: the derived table.
-        ids: of the rows that the overlay replaces or removes.
-        overlay: the newer rows, in the table's schema.
+    Example:
+        >>> Query.of(delta).run(["run_id"], "status = 'FAILED'", limit=10).read_all()
     """
 
-    def __init__(self, table: DerivedTable, ids: Sequence[str], overlay: pa.Table) -> None:
-        self._context = SessionContext(SessionConfig({"datafusion.execution.parquet.pushdown_filters": "true"}))
-        self._context.register_table("base", table.delta)
-        self._key = table.spec.key
-        self._names = table.spec.schema.names
-        self._overlaid = bool(ids)
-        if ids:
-            self._context.register_record_batches("gone", [pa.table({"id": pa.array(ids, pa.string())}).to_batches()])
-            self._context.register_record_batches("news", [overlay.to_batches()])
+    def __init__(self, context: SessionContext, source: str) -> None:
+        self._context = context
+        self._source = source
+
+    @classmethod
+    def of(cls, source: DeltaTable | pa.Table) -> Query:
+        """A Delta table at the handle's version, or rows in memory."""
+        context = _context()
+        if isinstance(source, pa.Table):
+            context.register_record_batches("base", [_batches(source)])
+        else:
+            context.register_table("base", source)
+        return cls(context, "base")
+
+    @classmethod
+    def overlaid(cls, spec: TableSpec, base: DeltaTable, ids: Sequence[str], rows: pa.Table) -> Query:
+        """A derived table in which `rows` stand in place of those with the keys `ids`."""
+        query = cls.of(base)
+        if not ids:
+            return query
+        query._context.register_record_batches("gone", [pa.table({"id": pa.array(ids, pa.string())}).to_batches()])
+        query._context.register_record_batches("news", [_batches(rows)])
+        names = ", ".join(spec.schema.names)
+        kept = f"SELECT {names} FROM base LEFT ANTI JOIN gone ON base.{spec.key} = gone.id"
+        return cls(query._context, f"({kept} UNION ALL SELECT {names} FROM news)")
+
+    def distinct_points(self, where: str | None) -> Query:
+        """The metrics log with each point once. Points logged twice are rare, so the costly way is only gone if there are any."""
+        twice = next(iter(self.run([f"count(*) - count(DISTINCT {IDENTITY[0]})"], where))).column(0)[0].as_py()
+        if not twice:
+            return self
+        ranked = f"row_number() OVER (PARTITION BY {', '.join(IDENTITY)} ORDER BY hlc) AS nth"
+        filtered = f"SELECT *, {ranked} FROM {self._source}" + (f" WHERE {where}" if where else "")
+        return Query(self._context, f"(SELECT * FROM ({filtered}) WHERE nth = 1)")
 
     def run(
         self,
@@ -40,8 +67,8 @@ class Query:
         limit: int | None = None,
         offset: int = 0,
     ) -> pa.RecordBatchReader:
-        """`SELECT columns … WHERE … ORDER BY … LIMIT … OFFSET …` over the overlaid table."""
-        sql = f"SELECT {', '.join(columns)} FROM {self._source()}"
+        """`SELECT columns … WHERE … ORDER BY … LIMIT … OFFSET …`."""
+        sql = f"SELECT {', '.join(columns)} FROM {self._source}"
         if where:
             sql += f" WHERE {where}"
         if order_by:
@@ -50,12 +77,13 @@ class Query:
             sql += f" LIMIT {limit}"
         if offset:
             sql += f" OFFSET {offset}"
-        frame = self._context.sql(sql)
-        return pa.RecordBatchReader.from_stream(frame)
+        return pa.RecordBatchReader.from_stream(self._context.sql(sql))
 
-    def _source(self) -> str:
-        if not self._overlaid:
-            return "base"
-        names = ", ".join(self._names)
-        kept = f"SELECT {names} FROM base LEFT ANTI JOIN gone ON base.{self._key} = gone.id"
-        return f"({kept} UNION ALL SELECT {names} FROM news)"
+
+def _context() -> SessionContext:
+    return SessionContext(SessionConfig({"datafusion.execution.parquet.pushdown_filters": "true"}))
+
+
+def _batches(rows: pa.Table) -> list[pa.RecordBatch]:
+    """The table's batches; at least one, since DataFusion takes the schema from it."""
+    return rows.to_batches() or [pa.RecordBatch.from_pylist([], schema=rows.schema)]

@@ -83,20 +83,43 @@ def pack_block(block: MetricBlock) -> bytes:
 
 def encode(hlc: int, events: Sequence[Event], blocks: Sequence[PackedBlock]) -> bytes:
     """One record, ready to be appended."""
-    payload = msgpack.packb([events, [(b.run_id, b.model_id, b.packed) for b in blocks]])
+    payload: bytes = msgpack.packb([events, [(b.run_id, b.model_id, b.packed) for b in blocks]])
     stamp = _STAMP.pack(hlc)
     return _HEADER.pack(len(payload), crc32(payload, crc32(stamp)), hlc) + payload
 
 
 def decode(data: bytes, start: int) -> Iterator[Record]:
-    """The whole records in `data`, which begins at position `start` of its segment. Stops at the first torn one."""
-    at = 0
+    """The whole records in `data`, which begins at position `start` of its segment. Stops at a torn end.
+
+    A damaged record that whole ones follow (a crash tears only the last) is left out; `damaged` finds it.
+    """
+    for _, end, hlc, payload in _frames(data):
+        if payload is not None:
+            events, blocks = msgpack.unpackb(payload)
+            yield Record(hlc, start + end, [Event(*e) for e in events], [PackedBlock(*b) for b in blocks])
+
+
+def damaged(data: bytes) -> list[int]:
+    """Positions of records that fail their checksum though whole ones follow: bytes that changed on disk."""
+    return [at for at, _, _, payload in _frames(data) if payload is None]
+
+
+def _frames(data: bytes) -> Iterator[tuple[int, int, int, bytes | None]]:
+    """(start, end, stamp, payload) of each record; payload is None for a damaged one in the middle."""
+    at, bad = 0, None
     while at + _HEADER.size <= len(data):
         length, checksum, hlc = _HEADER.unpack_from(data, at)
-        body = at + _HEADER.size
-        payload = data[body : body + length]
-        if len(payload) < length or crc32(payload, crc32(data[at + 8 : body])) != checksum:
+        body, end = at + _HEADER.size, at + _HEADER.size + length
+        if end > len(data):
             return
-        at = body + length
-        events, blocks = msgpack.unpackb(payload)
-        yield Record(hlc, start + at, [Event(*e) for e in events], [PackedBlock(*b) for b in blocks])
+        payload = data[body:end]
+        if crc32(payload, crc32(data[at + 8 : body])) == checksum:
+            if bad is not None:
+                yield (*bad, None)
+            bad = None
+            yield at, end, hlc, payload
+        elif bad is not None:
+            return
+        else:
+            bad = (at, end, hlc)
+        at = end

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from spark_tracking.lake.columns import fold_rows
 from spark_tracking.lake.derived import DerivedTable
 from spark_tracking.lake.log import Gone, Raced, Table
+from spark_tracking.lake.maintain import COMPACT_EVERY, compact
 from spark_tracking.lake.state import Entity
 from spark_tracking.lake.tables import DERIVED, EVENTS_LOG, METRICS_LOG
 
@@ -22,7 +23,7 @@ ATTEMPTS = 10
 Entities = dict[tuple[str, str], Entity]
 
 
-class _Folding(defaultdict[tuple[str, str], Entity]):
+class Folding(defaultdict[tuple[str, str], Entity]):
     """Entities that come into being when they are first asked for."""
 
     def __missing__(self, key: tuple[str, str]) -> Entity:
@@ -51,7 +52,7 @@ class Refresher:
     def rebuild(self) -> int:
         """Fold the logs from their beginning and replace every derived table."""
         until = {name: log.update() for name, log in self.logs.items()}
-        entities = _Folding()
+        entities = Folding()
         fold_rows(entities, self._whole(EVENTS_LOG.name), self.logs[METRICS_LOG.name].spec.schema.empty_table())
         self._fold_history(entities)
         for table in self.tables:
@@ -68,7 +69,7 @@ class Refresher:
         if all(vouched[name] >= version for name, version in until.items()):
             return 0
         events, metrics = (log.rows_since(vouched[name], until[name]) for name, log in self.logs.items())
-        news = _Folding()
+        news = Folding()
         fold_rows(news, events, metrics)
         changed = 0
         for table in self.tables:
@@ -86,6 +87,8 @@ class Refresher:
         entities = {**news, **stored}
         self._complete(table, [entities[id] for id in unknown])
         table.write(entities.values(), stored, until)
+        if table.version() % COMPACT_EVERY == 0:
+            compact(table)
 
     def _complete(self, table: DerivedTable, unknown: Iterable[Entity]) -> None:
         """Build new rows from the whole log: news of a thing may have been flushed before its creation was."""
@@ -93,7 +96,7 @@ class Refresher:
         watermarks = self.tables[-1].watermarks
         if not len(ids) or min(watermarks.values()) < 0:
             return
-        entities = _Folding()
+        entities = Folding()
         for entity in unknown:
             entities[table.spec.kind, entity.id] = entity
         kind_of_id = (pc.field("kind") == table.spec.kind) & pc.field("id").isin(ids)
@@ -110,4 +113,4 @@ class Refresher:
         """Fold the metrics log file by file, so that memory does not grow with the history."""
         nothing = EVENTS_LOG.schema.empty_table()
         for batch in self.logs[METRICS_LOG.name].batches():
-            fold_rows(entities, nothing, pa.Table.from_batches([batch]))
+            fold_rows(entities, nothing, batch)

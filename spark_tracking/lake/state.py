@@ -5,15 +5,30 @@ one with the greater `(hlc, writer)` stands, except for params, which are immuta
 min, max and the greatest `(step, time, value)`. All of these are idempotent and commutative, so events may be seen twice
 and in any order: the same events always make the same entity.
 
-Registers of a kind (`value` is text; None removes):
+Registers of a kind (`value` is text; None removes; times are milliseconds since the epoch):
 
-| kind | id | attr keys | other fields |
-|---|---|---|---|
-| experiment | experiment id | created, updated, deleted (ms), name, artifact_location, lifecycle_stage | tag |
-| run | run id | created, experiment_id, run_name, created_by, status, start_time, end_time, deleted, lifecycle_stage, artifact_uri | param, tag, dataset (key digest/name; JSON), model_input (key model id), model_output (key model id; step) |
-| logged_model | model id | created, updated, deleted, experiment_id, name, model_type, source_run_id, status, status_message, artifact_uri, lifecycle_stage | param, tag |
-| registered_model | name | created, updated, description, last_version | tag, alias (value: version) |
-| model_version | name/version | created, updated, description, created_by, current_stage, source, storage_location, run_id, run_link, model_id, status, status_message | tag |
+    experiment          id: experiment id
+        attr            created, updated, deleted, name, artifact_location, lifecycle_stage; on "0" also last_id
+        tag
+    run                 id: run id
+        attr            created, experiment_id, run_name, created_by, status, start_time, end_time, deleted,
+                        lifecycle_stage, artifact_uri
+        param, tag
+        dataset         key: digest/name; value: JSON
+        model_input     key: model id
+        model_output    key: model id; value: step
+    logged_model        id: model id
+        attr            created, updated, deleted, experiment_id, name, model_type, source_run_id, status,
+                        status_message, artifact_uri, lifecycle_stage
+        param, tag
+    registered_model    id: name
+        attr            created, updated, description, last_version
+        tag
+        alias           value: version
+    model_version       id: name/version
+        attr            created, updated, description, created_by, current_stage, source, storage_location, run_id,
+                        run_link, model_id, status, status_message
+        tag
 
 An entity is there once `attr/created` is. `purge` (field) is a tombstone for the whole: registers not later than it are gone.
 """
@@ -236,9 +251,7 @@ class Entity:
         writers, fields, metrics, points, purged = msgpack.unpackb(packed, strict_map_key=False)
         entity = cls(kind, id)
         for name, registers in fields.items():
-            entity.fields[name] = {
-                key: Register(Stamp(hlc, writers[w]), value) for key, (hlc, w, value) in registers.items()
-            }
+            entity.fields[name] = {key: Register(Stamp(hlc, writers[w]), value) for key, (hlc, w, value) in registers.items()}
         for name, (low, high, *latest) in metrics.items():
             entity.metrics[name] = MetricFold(low, high, Point(*latest))
         entity.points = {ModelPoint(*point): value for *point, value in points}

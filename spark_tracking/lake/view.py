@@ -164,6 +164,12 @@ class View:
                 entities[id] = entity
         return entities
 
+    def ids(self, kind: str) -> list[str]:
+        """The ids of all rows of the kind, stored or news."""
+        base = self.bases[kind]
+        stored = base.select(None, [base.spec.key])[base.spec.key].to_pylist()
+        return sorted({*stored, *self.touched(kind)})
+
     def touched(self, kind: str) -> list[str]:
         """The ids of the kind whose rows in the derived table may be old."""
         return [id for k, id in self.tail if k == kind]
@@ -210,9 +216,7 @@ class View:
             if block.model_id:
                 self._fold_block("logged_model", block.model_id, segment, record.end, block)
 
-    def _fold_event(
-        self, stamp: Stamp, kind: str, id: str, name: str, key: str, value: str | None, source: str, position: int
-    ) -> None:
+    def _fold_event(self, stamp: Stamp, kind: str, id: str, name: str, key: str, value: str | None, source: str, position: int) -> None:
         partial = self._partial(kind, id)
         partial.entity.fold(stamp, name, key, value)
         partial.events[source] = position

@@ -1,0 +1,134 @@
+"""`spark-tracking lake`: make, inspect and maintain a lake."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from datetime import timedelta
+from typing import Any
+
+import click
+import orjson
+
+from spark_tracking.errors import SparkTrackingError
+from spark_tracking.lake import Lake
+from spark_tracking.uri import LakeUri
+
+
+class _Group(click.Group):
+    """Our errors are sentences for people: one line on standard error and exit code 2, no trace."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except SparkTrackingError as error:
+            raise click.UsageError(str(error.message)) from error
+
+
+@click.group(cls=_Group)
+def lake() -> None:
+    """Make, inspect and maintain a lake.
+
+    PATH is a folder, or any URI that names a lake (delta:///shared/lake, s3://bucket/lake).
+
+    \b
+    Examples:
+      spark-tracking lake init ./lake
+      spark-tracking lake info ./lake
+      spark-tracking lake check ./lake && echo all right
+      spark-tracking lake vacuum ./lake --dry-run
+    """
+
+
+_path = click.argument("path")
+_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
+_dry_run = click.option("--dry-run", is_flag=True, help="Say what would go, and remove nothing.")
+
+
+@lake.command()
+@_path
+def init(path: str) -> None:
+    """Make a lake; one that is there stays as it is."""
+    uri = LakeUri.parse(path)
+    Lake.open(uri, create=True)
+    click.echo(f"The lake at {uri.root} is ready. Track to it with:\n\n  export MLFLOW_TRACKING_URI={uri}")
+
+
+@lake.command()
+@_path
+@_json
+def info(path: str, as_json: bool) -> None:
+    """Tables with versions, rows, files and sizes."""
+    tables = Lake.open(path).info()
+    if as_json:
+        click.echo(orjson.dumps([asdict(table) for table in tables], option=orjson.OPT_INDENT_2))
+        return
+    click.echo(f"{LakeUri.parse(path)}\n")
+    click.echo(f"{'table':<26}{'rows':>12}{'files':>8}{'MB':>10}{'version':>9}")
+    for t in tables:
+        click.echo(f"{t.name:<26}{t.rows:>12,}{t.files:>8,}{t.size / 1e6:>10.1f}{t.version:>9}")
+
+
+@lake.command()
+@_path
+def refresh(path: str) -> None:
+    """Bring the tables up to everything that was ever acknowledged, for raw readers."""
+    click.echo(f"Refreshed; {Lake.open(path).refresh()} rows changed.")
+
+
+@lake.command()
+@_path
+def rebuild(path: str) -> None:
+    """Make the derived tables anew from the logs."""
+    click.echo(f"Rebuilt from the logs, which know {Lake.open(path).rebuild():,} things.")
+
+
+@lake.command("check")
+@_path
+@_json
+def check_(path: str, as_json: bool) -> None:
+    """Prove that what readers see is what was acknowledged. Exit code 1 when it is not."""
+    report = Lake.open(path).check()
+    if as_json:
+        click.echo(orjson.dumps(asdict(report), option=orjson.OPT_INDENT_2))
+    else:
+        counted = ", ".join(f"{count:,} {kind.replace('_', ' ')}s" for kind, count in report.counted.items())
+        click.echo(f"Rebuilt from journal and logs: {counted}.")
+        for line in report.notes:
+            click.echo(f"note: {line}")
+        for line in report.problems:
+            click.echo(f"PROBLEM: {line}", err=True)
+        click.echo("All as acknowledged." if report.ok else f"{len(report.problems)} problems.")
+    sys.exit(0 if report.ok else 1)
+
+
+@lake.command()
+@_path
+def compact(path: str) -> None:
+    """Merge small files into large ones."""
+    for name, count in Lake.open(path).compact().items():
+        click.echo(f"{name:<26}{count:>6} files merged")
+
+
+@lake.command()
+@_path
+@_dry_run
+@click.option("--keep-hours", type=click.FloatRange(min=0), default=24.0, show_default=True, help="Keep what was in use since.")
+def vacuum(path: str, dry_run: bool, keep_hours: float) -> None:
+    """Remove files that no recent version of a table uses."""
+    removed = Lake.open(path).vacuum(timedelta(hours=keep_hours), dry_run)
+    for name, files in removed.items():
+        click.echo(f"{name:<26}{len(files):>6} files {'would go' if dry_run else 'removed'}")
+
+
+@lake.command()
+@_path
+@_dry_run
+@click.option("--older-than-days", type=click.FloatRange(min=0), default=None, help="Default: the retention, 30 days.")
+def purge(path: str, dry_run: bool, older_than_days: float | None) -> None:
+    """Delete for good what has been in the trash longer than the retention, artifacts included."""
+    from spark_tracking.store.purge import purge_deleted
+
+    purged = purge_deleted(path, older_than_days, dry_run)
+    for kind, ids in purged.items():
+        click.echo(f"{kind:<26}{len(ids):>6} {'would go' if dry_run else 'purged'}")

@@ -1,0 +1,116 @@
+"""Keeping a lake small: small files into large ones, old versions away, purged rows out of the logs.
+
+All of it may run in any process at any time; optimistic concurrency decides, and who loses tries again later.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import timedelta
+
+import pyarrow.compute as pc
+from deltalake.exceptions import CommitFailedError
+
+from spark_tracking.lake.derived import FILE_BYTES, DerivedTable
+from spark_tracking.lake.log import WRITER_PROPERTIES, Table
+from spark_tracking.lake.tables import BY_NAME, EVENTS_LOG, METRICS_LOG, TableSpec
+
+LOG_FILE_BYTES = 64 * 1024 * 1024
+COMPACT_EVERY = 64
+"""Commits of a table between two compactions, which bounds its live files and what a compaction costs a commit."""
+PURGED_AT_ONCE = 500
+ORPHAN_HOURS = 24
+KEEP = timedelta(minutes=15)
+"""How long a file stays after it went out of use: longer than a query that began on it."""
+
+
+@dataclass(frozen=True)
+class TableInfo:
+    """What `lake info` tells of one table. Sizes in bytes."""
+
+    name: str
+    version: int
+    rows: int
+    files: int
+    size: int
+
+
+def open_table(root: str, spec: TableSpec) -> Table:
+    """A handle of its own."""
+    return DerivedTable(root, spec) if spec.kind else Table(root, spec)
+
+
+def compact(table: Table) -> int:
+    """Merge small files; returns how many went into larger ones. A lost race is no error: the next time does it."""
+    table.update()
+    try:
+        metrics = table.delta.optimize.compact(
+            target_size=FILE_BYTES if table.spec.kind else LOG_FILE_BYTES, writer_properties=WRITER_PROPERTIES
+        )
+    except CommitFailedError:
+        return 0
+    return int(metrics["numFilesRemoved"])
+
+
+def vacuum(table: Table, keep: timedelta, oldest_needed: int, dry_run: bool = False, orphans: bool = False) -> list[str]:
+    """Remove files that went out of use longer than `keep` ago.
+
+    Args:
+        oldest_needed: the oldest version that somebody still reads from (a watermark), whatever its age.
+        orphans: also remove files that no version ever had, left by writers that were killed, once they are a day old.
+
+    Returns:
+        The files removed, or that would be, relative to the table.
+    """
+    version = table.update()
+    kept = table.versions_since(time.time() - keep.total_seconds())
+    keep_versions = sorted({*kept, *range(max(oldest_needed, 0), version), version})
+    try:
+        gone = table.delta.vacuum(0, dry_run, enforce_retention_duration=False, keep_versions=keep_versions)
+        if orphans:
+            gone += table.delta.vacuum(ORPHAN_HOURS, dry_run, enforce_retention_duration=False, full=True, keep_versions=keep_versions)
+    except CommitFailedError:
+        return []
+    return sorted(set(gone))
+
+
+def drop_purged_rows(root: str) -> int:
+    """Remove the log rows of what was purged, except the tombstones; returns how many rows went."""
+    events = Table(root, EVENTS_LOG)
+    tombstones = events.select(pc.field("field") == "purge", ["kind", "id", "hlc"])
+    gone = {"run": "run_id", "logged_model": "model_id"}
+    removed = 0
+    by_kind: dict[str, list[str]] = {}
+    for kind, id in zip(tombstones["kind"].to_pylist(), tombstones["id"].to_pylist()):
+        by_kind.setdefault(kind, []).append(id)
+    for kind in gone.keys() & by_kind.keys():
+        for ids in _batches(sorted(set(by_kind[kind]))):
+            names = ", ".join("'" + id.replace("'", "''") + "'" for id in ids)
+            removed += _delete(events, f"kind = '{kind}' AND field != 'purge' AND id IN ({names})")
+            removed += _delete(Table(root, METRICS_LOG), f"{gone[kind]} IN ({names})") if kind == "run" else 0
+    return removed
+
+
+def info(root: str) -> list[TableInfo]:
+    """Each table's version, rows, files and size."""
+    found = []
+    for spec in BY_NAME.values():
+        table = open_table(root, spec)
+        adds = table.files()
+        rows, size = sum(adds["num_records"].to_pylist()), sum(adds["size_bytes"].to_pylist())
+        found.append(TableInfo(spec.name, table.version(), rows, adds.num_rows, size))
+    return found
+
+
+def _delete(table: Table, predicate: str) -> int:
+    table.update()
+    try:
+        return int(table.delta.delete(predicate)["num_deleted_rows"])
+    except CommitFailedError:
+        return 0
+
+
+def _batches(ids: list[str]) -> Iterable[list[str]]:
+    return (ids[i : i + PURGED_AT_ONCE] for i in range(0, len(ids), PURGED_AT_ONCE))
