@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import atexit
+import os
 import threading
 import time
 from collections.abc import Callable, Collection, Sequence
 from datetime import datetime, timedelta
 from functools import cached_property
 from pathlib import Path
+from typing import cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -24,7 +26,7 @@ from spark_tracking.lake.flush import Flusher, leadership
 from spark_tracking.lake.journal import ROLL_BYTES, Journal
 from spark_tracking.lake.log import NAMES, Gone, Raced, Table, transaction
 from spark_tracking.lake.project import rows as project_rows
-from spark_tracking.lake.record import PackedBlock, Record, encode, pack_block
+from spark_tracking.lake.record import PackedBlock, Record, encode, last_of_each, pack_block
 from spark_tracking.lake.refresh import Refresher
 from spark_tracking.lake.state import Entity, Event, MetricBlock
 from spark_tracking.lake.tables import BY_KIND, BY_NAME, EVENTS_LOG, METRICS_LOG, STATE, TableSpec
@@ -207,7 +209,7 @@ class Lake:
         blocks = [PackedBlock(b.run_id, b.model_id, pack_block(b)) for b in metrics]
         with self._lock:
             self._view.poll(bases=False)
-            record = encode(self._clock.tick(), _last_of_each(events), blocks)
+            record = encode(self._clock.tick(), last_of_each(events), blocks)
             position = self._journal.own.append(record)
         background = self._background or self._in_background()
         if position - self._flushed > self._flush_bytes:
@@ -219,26 +221,39 @@ class Lake:
         `decide` reads through this lake and returns the events, or raises. It is called again when another process
         committed such events first, so what it saw is still true when its events are in.
         """
-        events_log = self._names
         for attempt in range(COMMIT_ATTEMPTS):
             with self._lock:
-                events_log.update()
-                number = events_log.transaction(NAMES) or 0
-                self._poll()
+                number = self.names_number()
                 events = decide()
-                if not events:
+                if not events or self.try_commit(number, events):
                     return
-                hlc = self._clock.tick()
-                record = Record(hlc, 0, [*_last_of_each(events)], [])
-                rows = event_rows([(self._journal.own.writer, record)])
-                try:
-                    events_log.append(rows, [transaction(NAMES, number + 1)])
-                    return
-                except Raced:
-                    if self._is_in(events_log, number, hlc):
-                        return
             time.sleep(min(0.001 * 2 ** min(attempt, 6), 0.05))
         raise LakeError(f"Other processes changed names {COMMIT_ATTEMPTS} times in a row; try again later.")
+
+    def names_number(self) -> int:
+        """How many commits have taken or freed names; everything up to the last of them has been read."""
+        with self._lock:
+            self._names.update()
+            number = self._names.transaction(NAMES) or 0
+            self._poll()
+            return number
+
+    def try_commit(self, number: int, events: Sequence[Event]) -> bool:
+        """Commit events as the one after `number`; False when another process was first."""
+        with self._lock:
+            hlc = self._clock.tick()
+            rows = event_rows([(self._journal.own.writer, Record(hlc, 0, last_of_each(events), []))])
+            try:
+                self._names.append(rows, [transaction(NAMES, number + 1)])
+                return True
+            except Raced:
+                return self._is_in(self._names, number, hlc)
+
+    def clock(self) -> int:
+        """A stamp that is behind nothing any process has written so far."""
+        with self._lock:
+            self._poll()
+            return self._clock.tick()
 
     @cached_property
     def _names(self) -> Table:
@@ -413,16 +428,6 @@ def distinct_points(points: pa.Table) -> pa.Table:
     return ordered.filter(first)
 
 
-def _last_of_each(events: Sequence[Event]) -> list[Event]:
-    """One event a register: within a call the last value stands, and the first of a param."""
-    kept: dict[tuple[str, str, str, str], Event] = {}
-    for event in events:
-        key = event[:4]
-        if event.field != "param" or key not in kept:
-            kept[key] = event
-    return list(kept.values())
-
-
 def _repack(block: MetricBlock) -> PackedBlock:
     return PackedBlock(block.run_id, block.model_id, pack_block(block))
 
@@ -430,3 +435,17 @@ def _repack(block: MetricBlock) -> PackedBlock:
 def _close_all() -> None:
     for lake in list(Lake._open.values()):
         lake.close()
+
+
+def _after_fork() -> None:
+    """Delta and Arrow are dead in a forked child; see `lake.forked`. Stores hold on to the object, so it changes its class."""
+    if Lake._open:
+        from spark_tracking.lake.forked import ForkedLake
+
+        Lake._open_lock = threading.Lock()
+        for lake in Lake._open.values():
+            lake.__class__ = ForkedLake
+            cast(ForkedLake, lake).reborn()
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -12,6 +12,7 @@ from datafusion import SessionConfig, SessionContext
 from deltalake import DeltaTable
 
 from spark_tracking.lake.tables import TableSpec
+from spark_tracking.search import SOURCE
 
 IDENTITY = ("record_id", "metric_step")
 """What makes a metric point one: `record_id` is a 64-bit hash of its content, the step rules out what chance is left."""
@@ -68,7 +69,8 @@ class Query:
         offset: int = 0,
     ) -> pa.RecordBatchReader:
         """`SELECT columns … WHERE … ORDER BY … LIMIT … OFFSET …`."""
-        sql = f"SELECT {', '.join(columns)} FROM {self._source}"
+        # named, since a predicate may look into the table that it is on: see `search.SOURCE`
+        sql = f"WITH {SOURCE} AS (SELECT * FROM {self._source}) SELECT {', '.join(columns)} FROM {SOURCE}"
         if where:
             sql += f" WHERE {where}"
         if order_by:

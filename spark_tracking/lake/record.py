@@ -81,6 +81,15 @@ def pack_block(block: MetricBlock) -> bytes:
     return packed
 
 
+def last_of_each(events: Sequence[Event]) -> list[Event]:
+    """One event a register: within a call the last value stands, and the first of a param."""
+    kept: dict[tuple[str, ...], Event] = {}
+    for event in events:
+        if event.field != "param" or event[:4] not in kept:
+            kept[event[:4]] = event
+    return list(kept.values())
+
+
 def encode(hlc: int, events: Sequence[Event], blocks: Sequence[PackedBlock]) -> bytes:
     """One record, ready to be appended."""
     payload: bytes = msgpack.packb([events, [(b.run_id, b.model_id, b.packed) for b in blocks]])

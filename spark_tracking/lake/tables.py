@@ -196,8 +196,8 @@ MODEL_VERSIONS_LATEST = pa.schema(
 _COMMON = {
     # Append time grows with the number of commits in the log, so history is short; time travel further back is computed
     # from the logs' own clocks.
-    "delta.logRetentionDuration": "interval 6 hours",
-    "delta.deletedFileRetentionDuration": "interval 6 hours",
+    "delta.logRetentionDuration": "interval 1 hours",
+    "delta.deletedFileRetentionDuration": "interval 1 hours",
     "delta.checkpointInterval": "50",
 }
 
