@@ -1,0 +1,86 @@
+"""Where this process runs: user, job, notebook, cluster. Spark and Databricks are asked if they are there, and never imported."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import PurePosixPath
+from typing import Any
+from urllib.parse import urlsplit
+
+
+def task() -> Any | None:
+    """The `TaskContext` of the Spark task that this code runs in, or None on a driver or outside Spark."""
+    pyspark = sys.modules.get("pyspark")
+    return pyspark.TaskContext.get() if pyspark and hasattr(pyspark, "TaskContext") else None
+
+
+def user() -> str:
+    """Who runs this: Databricks' user, the server's log-in, the user who submitted the Spark application, or the system's."""
+    from mlflow.tracking.context.default_context import _get_user
+    from mlflow.utils.credentials import read_mlflow_creds
+
+    return _databricks_user() or read_mlflow_creds().username or os.environ.get("SPARK_USER") or str(_get_user())  # type: ignore[no-untyped-call]
+
+
+def notebook() -> str | None:
+    """The notebook's path on Databricks, its file name in Jupyter, or None."""
+    from mlflow.tracking.context import jupyter_notebook_context as jupyter
+    from mlflow.utils import databricks_utils
+
+    if databricks_utils.is_in_databricks_notebook():
+        path = databricks_utils.get_notebook_path()
+        return str(path) if path else None
+    if jupyter._is_in_jupyter_notebook():
+        name = jupyter._get_notebook_name()
+        return PurePosixPath(name).stem if name else None
+    return None
+
+
+def job() -> str | None:
+    """The job: its id on Databricks, else the Spark application's name, else the script's; None inside a task."""
+    from mlflow.utils import databricks_utils
+
+    if databricks_utils.is_in_databricks_job() and (number := databricks_utils.get_job_id()):
+        return str(number)
+    if task() is not None:
+        return None
+    name = _spark_setting("spark.app.name")
+    if name and name not in ("pyspark-shell", "PySparkShell", "Databricks Shell"):
+        return name
+    return PurePosixPath(sys.argv[0]).stem if sys.argv and sys.argv[0] not in ("", "-c", "-m") else None
+
+
+def cluster() -> str | None:
+    """The cluster: its id on Databricks, else the Spark master's host; None outside Spark and inside a task."""
+    from mlflow.utils import databricks_utils
+
+    if databricks_utils.is_in_databricks_runtime():  # type: ignore[no-untyped-call]
+        found = os.environ.get("DB_CLUSTER_ID") or databricks_utils.get_cluster_id()
+        return str(found) if found else None
+    master = _spark_setting("spark.master")
+    return (urlsplit(master).hostname or master) if master else None
+
+
+def _databricks_user() -> str | None:
+    from mlflow.utils import databricks_utils
+
+    if not databricks_utils.is_in_databricks_runtime():  # type: ignore[no-untyped-call]
+        return None
+    try:
+        found = databricks_utils._get_context_tag("user")  # type: ignore[no-untyped-call]
+    except Exception:  # a runtime without this context; nothing is lost but a nicer name
+        return None
+    return str(found) if found else None
+
+
+def _spark_setting(name: str) -> str | None:
+    """A setting of the session that runs in this process, if there is one."""
+    sql = sys.modules.get("pyspark.sql")
+    if sql is None or task() is not None:
+        return None
+    try:
+        session = sql.SparkSession.getActiveSession()
+        return session.conf.get(name, None) if session is not None else None
+    except Exception:  # a stopped session, or a Connect server that hides the setting
+        return None

@@ -1,0 +1,153 @@
+"""Which experiment a process logs to that names none, and what its runs are tagged with."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import uuid
+import warnings
+from pathlib import Path
+
+import mlflow
+import pytest
+from mlflow.tracking.default_experiment.databricks_notebook_experiment_provider import DatabricksNotebookExperimentProvider
+
+from spark_tracking.cluster import plugins
+
+
+@pytest.fixture(autouse=True)
+def fresh_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plugins, "_ids", {})
+    monkeypatch.setattr(plugins, "_warned", set())
+    DatabricksNotebookExperimentProvider._resolve_notebook_experiment_id.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MLflow takes seconds to create its tables; each test copies them."""
+    file = tmp_path_factory.mktemp("template") / "mlflow.db"
+    mlflow.MlflowClient(f"sqlite:///{file}").search_experiments()
+    return file
+
+
+@pytest.fixture
+def database(tmp_path: Path, empty_database: Path) -> str:
+    shutil.copy(empty_database, tmp_path / "mlflow.db")
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    mlflow.set_tracking_uri(uri)
+    return uri
+
+
+def experiment_of_a_run() -> str:
+    with mlflow.start_run() as run:
+        pass
+    return str(mlflow.get_experiment(run.info.experiment_id).name)
+
+
+def test_without_any_setting_mlflow_is_as_it_always_was(database: str) -> None:
+    assert experiment_of_a_run() == "Default"
+
+
+def test_the_setting_names_the_experiment_and_its_user(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPARK_TRACKING_EXPERIMENT", "team/{user}")
+    monkeypatch.setenv("SPARK_USER", "ann")
+    assert experiment_of_a_run() == "team/ann"
+    assert experiment_of_a_run() == "team/ann"
+
+
+def test_code_and_mlflows_own_variable_come_before_the_setting(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPARK_TRACKING_EXPERIMENT", "ours")
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "theirs")
+    mlflow.create_experiment("theirs")
+    assert experiment_of_a_run() == "theirs"
+    mlflow.set_experiment("code")
+    assert experiment_of_a_run() == "code"
+
+
+def test_a_configured_cluster_gives_a_job_its_own_experiment(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPARK_TRACKING_CONFIGURED", "abc")
+    monkeypatch.setattr(sys, "argv", ["/jobs/nightly_churn.py"])
+    monkeypatch.setitem(sys.modules, "pyspark.sql", None)  # type: ignore[arg-type]
+    assert experiment_of_a_run() == "nightly_churn"
+
+
+def test_a_databricks_notebook_on_a_foreign_server_keeps_one_experiment_from_start_to_start(
+    database: str, databricks_notebook: None
+) -> None:
+    first = experiment_of_a_run()
+    plugins._ids.clear()  # the second start is another process
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert experiment_of_a_run() == first == "/Users/ann@example.com/churn"
+
+
+def test_mlflows_own_databricks_provider_alone_fails_at_the_second_start(database: str, databricks_notebook: None) -> None:
+    """Why ours comes first. When this fails, MLflow has mended it, and ours need not."""
+    provider = DatabricksNotebookExperimentProvider()
+    provider.get_experiment_id()
+    provider._resolve_notebook_experiment_id.cache_clear()
+    with pytest.raises(mlflow.exceptions.MlflowException, match="already exists"):
+        provider.get_experiment_id()
+
+
+def test_a_databricks_notebook_on_databricks_itself_is_left_to_mlflow(databricks_notebook: None) -> None:
+    mlflow.set_tracking_uri("databricks")
+    assert not plugins.ExperimentProvider().in_context()
+
+
+def test_an_experiment_in_the_trash_is_named_with_what_to_do(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPARK_TRACKING_EXPERIMENT", "gone")
+    mlflow.delete_experiment(mlflow.create_experiment("gone"))
+    with pytest.raises(mlflow.exceptions.MlflowException, match="trash"):
+        plugins.ExperimentProvider().get_experiment_id()
+
+
+def test_a_field_that_is_not_known_here_warns_once_and_leaves_mlflows_default(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPARK_TRACKING_EXPERIMENT", "{cluster}")
+    monkeypatch.setattr(plugins.place, "cluster", lambda: None)
+    with pytest.warns(UserWarning, match="cluster"):
+        assert experiment_of_a_run() == "Default"
+
+
+def test_the_problem_of_the_start_is_warned_about_once_at_first_use(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPARK_TRACKING_PROBLEM", "SPARK_TRACKING_URI='x' is no tracking URI.")
+    with pytest.warns(UserWarning, match="did not set up this cluster.*is no tracking URI"):
+        experiment_of_a_run()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        experiment_of_a_run()
+
+
+def test_runs_carry_cluster_job_and_notebook(database: str, databricks_notebook: None) -> None:
+    with mlflow.start_run() as run:
+        pass
+    tags = mlflow.get_run(run.info.run_id).data.tags
+    assert tags["spark_tracking.cluster"] == "0101-cluster"
+    assert tags["spark_tracking.notebook"] == "/Users/ann@example.com/churn"
+
+
+def test_fifty_jobs_that_start_together_create_one_experiment(server: str) -> None:
+    name = f"together-{uuid.uuid4().hex}"
+    code = (  # two processes with 25 clients each, let go at once
+        "import concurrent.futures, sys, mlflow; from spark_tracking.cluster.plugins import get_or_create; "
+        "print('ready', flush=True); sys.stdin.readline(); "
+        "pool = concurrent.futures.ThreadPoolExecutor(25); "
+        f"print(*pool.map(lambda _: get_or_create(mlflow.MlflowClient(), {name!r}), range(25)))"
+    )
+    environ = {**os.environ, "MLFLOW_TRACKING_URI": server}
+    jobs = [
+        subprocess.Popen([sys.executable, "-c", code], env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    for job in jobs:
+        assert job.stdout
+        assert job.stdout.readline() == "ready\n"
+    for job in jobs:
+        assert job.stdin
+        job.stdin.write("go\n")
+        job.stdin.flush()
+    ids = [text for job in jobs for text in job.communicate()[0].split()]
+    assert len(ids) == 50
+    assert len(set(ids)) == 1
