@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from pyspark.sql import DataFrame, SparkSession
 
+    from spark_tracking.scoring import ScoreResult
+
 MODEL = "wine"
 _LEADERBOARD = """
     SELECT tags['mlflow.runName'] AS run,
@@ -42,18 +44,14 @@ class DemoResult:
         experiment_id: the wine experiment's.
         run_id: the best run's.
         model_version: the version of the registered model `wine` that `champion` points at.
-        source_version: the Delta version of the scored table.
-        target_version: the Delta version that the predictions made.
-        rows: how many rows were scored.
+        scored: what was scored, from which Delta version into which.
     """
 
     tracking_uri: str
     experiment_id: str
     run_id: str
     model_version: int
-    source_version: int
-    target_version: int
-    rows: int
+    scored: ScoreResult
 
 
 def run_demo(lake: str = "demo-lake") -> DemoResult:
@@ -76,12 +74,12 @@ def run_demo(lake: str = "demo-lake") -> DemoResult:
         train_breast_cancer(spark)
         run_id = best_run(spark, experiment_id)
         version = register(run_id)
-        source, target, rows = score(spark, uri)
+        scored = score(spark, uri)
         look(uri)
     finally:
         if ours:
             spark.stop()
-    return DemoResult(str(uri), experiment_id, run_id, version, source, target, rows)
+    return DemoResult(str(uri), experiment_id, run_id, version, scored)
 
 
 def open_lake(lake: str) -> LakeUri:
@@ -211,24 +209,23 @@ def register(run_id: str) -> int:
     return version
 
 
-def score(spark: SparkSession, lake: LakeUri) -> tuple[int, int, int]:
-    """Step 5: a Delta table in, a Delta table with predictions out.
-
-    Returns:
-        the Delta versions of input and output, and the number of rows.
-    """
+def score(spark: SparkSession, lake: LakeUri) -> ScoreResult:
+    """Step 5: a Delta table in, a Delta table with predictions out."""
     from sklearn.datasets import load_wine
 
     from spark_tracking.scoring import score_table
 
     source, target = f"{lake.root}/tables/wine", f"{lake.root}/tables/wine_scored"
     _title(5, f'Scoring: st.score_table(spark, "models:/{MODEL}@champion", source, target)')
-    wine = load_wine(as_frame=True)
-    spark.createDataFrame(wine.data).write.format("delta").mode("overwrite").save(source)
-    result = score_table(spark, f"models:/{MODEL}@champion", source, target, mode="overwrite")
-    print(result)
-    _show(spark.read.format("delta").load(target).limit(3))
-    return 0, 0, 0
+    spark.createDataFrame(load_wine(as_frame=True).data).write.format("delta").mode("overwrite").save(source)
+    result = score_table(
+        spark, f"models:/{MODEL}@champion", source, target, result_type="int", keep=["alcohol", "proline"], model_columns=True
+    )
+    _show(spark.read.format("delta").load(target).orderBy("scored_at", ascending=False).limit(3))
+    print(f"   from {source}, Delta version {result.source_version}, {result.rows} rows")
+    print(f"   into {target}, Delta version {result.target_version}")
+    print(f"   with {MODEL} version {result.model['model_version']}, in {result.seconds:.1f} s")
+    return result
 
 
 def look(lake: LakeUri) -> None:
@@ -252,11 +249,13 @@ def _session() -> tuple[SparkSession, bool]:
     from pyspark.sql import SparkSession
 
     from spark_tracking.jobs.session import local_spark
-    from spark_tracking.sources import use
 
     running = SparkSession.getActiveSession()
     if running is None:
         return local_spark("spark-tracking demo"), True
+
+    from spark_tracking.sources import use
+
     use(running)  # a JVM that started before step 1 does not know the lake
     return running, False
 

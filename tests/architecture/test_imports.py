@@ -37,6 +37,15 @@ def test_what_a_client_and_a_server_need_imports_without_pyspark(module: str) ->
     assert python(f"import sys; sys.modules['pyspark'] = None; import spark_tracking.{module}; print('imported')") == "imported"
 
 
+@pytest.mark.parametrize(
+    "module", ["errors", "config", "uri", "destination", "lake", "readers", "sources", "store", "scoring", "cluster", "jobs"]
+)
+def test_any_room_can_be_entered_first(module: str) -> None:
+    # MLflow imports our plug-ins while it is itself imported; what fails then is only a warning.
+    code = f"import warnings; warnings.simplefilter('error', UserWarning); import spark_tracking.{module}; import mlflow; print('imported')"
+    assert python(code) == "imported"
+
+
 def test_importing_the_package_takes_less_than_300_ms_beyond_mlflow() -> None:
     code = "import mlflow, time; t = time.perf_counter(); import spark_tracking; print(time.perf_counter() - t)"
     assert min(float(python(code)) for _ in range(3)) < 0.3
