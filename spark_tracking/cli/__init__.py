@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from importlib.util import find_spec
+from typing import Any
 
 import click
 
@@ -31,6 +33,16 @@ class _LazyGroup(click.Group):
         module, _, attribute = _HOMES[cmd_name][0].partition(":")
         command: click.Command = getattr(import_module(module), attribute)
         return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Our errors, and MLflow's, are for the user to read: one message and exit code 1, no traceback."""
+        try:
+            return super().invoke(ctx)
+        except Exception as error:
+            mlflow = sys.modules.get("mlflow.exceptions")
+            if mlflow is not None and isinstance(error, mlflow.MlflowException):
+                raise click.ClickException(str(error)) from error
+            raise
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

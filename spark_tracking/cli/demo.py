@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 import click
 
 
@@ -17,6 +19,11 @@ def demo(lake: str) -> None:
       spark-tracking demo
       spark-tracking demo --lake /tmp/lake
     """
+    missing = [name for name in ("pyspark", "delta", "sklearn") if find_spec(name) is None]
+    if missing:
+        raise click.ClickException(f"The demo needs {', '.join(missing)} too. Run: pip install 'spark-tracking[spark]' mlflow scikit-learn")
+    from spark_tracking.jobs.delta_jars import java
     from spark_tracking.jobs.demo import run_demo
 
+    java()  # said before anything is made or trained
     run_demo(lake)

@@ -43,6 +43,14 @@ def test_an_unknown_command_is_a_usage_error_that_names_it() -> None:
     assert "no-such-command" in told.output
 
 
+def test_an_error_of_ours_is_one_message_and_exit_code_1(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JAVA_HOME", "/no/such/java")
+    told = CliRunner().invoke(main, ["demo"])
+    assert told.exit_code == 1
+    assert told.output.startswith("Error: Spark needs Java, and '/no/such/java/bin/java' does not run")
+    assert "Traceback" not in told.output
+
+
 def test_help_loads_no_command_and_so_none_of_their_libraries() -> None:
     code = (
         "import sys\nfrom spark_tracking.cli import main\n"
