@@ -14,6 +14,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from spark_tracking.cluster.executors import executor_run as executor_run
+    from spark_tracking.cluster.executors import executor_tracking as executor_tracking
+    from spark_tracking.readers import read as read
     from spark_tracking.scoring import score_table as score_table
     from spark_tracking.scoring import score_udf as score_udf
     from spark_tracking.sources import use as use
@@ -21,7 +24,10 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "executor_run": "spark_tracking.cluster.executors",
+    "executor_tracking": "spark_tracking.cluster.executors",
     "use": "spark_tracking.sources",
+    "read": "spark_tracking.readers",
     "score_table": "spark_tracking.scoring",
     "score_udf": "spark_tracking.scoring",
 }

@@ -1,0 +1,81 @@
+"""MLflow's filter language: parsed by MLflow's parsers, with the place of a mistake in the message."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from mlflow.exceptions import MlflowException
+from mlflow.utils.search_utils import (
+    SearchExperimentsUtils,
+    SearchLoggedModelsUtils,
+    SearchModelUtils,
+    SearchModelVersionUtils,
+    SearchUtils,
+)
+
+from spark_tracking.errors import InvalidInput
+
+Clause = Mapping[str, Any]
+_PARSERS: dict[str, Any] = {
+    "runs": SearchUtils,
+    "experiments": SearchExperimentsUtils,
+    "logged_models": SearchLoggedModelsUtils,
+    "registered_models": SearchModelUtils,
+    "model_versions": SearchModelVersionUtils,
+}
+_QUOTED_OR_AND = re.compile(r"""'[^']*'|"[^"]*"|`[^`]*`|(\bAND\b)""", re.IGNORECASE)
+
+
+def parse(kind: str, text: str | None, check: Callable[[str], object] | None = None) -> list[Clause]:
+    """The clauses of a filter: type, key, comparator and value of each.
+
+    Args:
+        kind: what the filter is on, as in `schemas.Table.filter`.
+        check: called with the text (and, to find a mistake's place, with each clause's); raises where it is not right.
+
+    Raises:
+        InvalidInput: it does not parse; the message names the first clause that is wrong and its position, counted from 1.
+    """
+    if not text or not text.strip():
+        return []
+
+    def parse_all(part: str) -> list[Clause]:
+        clauses: list[Clause] = _PARSERS[kind].parse_search_filter(part)
+        if check:
+            check(part)
+        return clauses
+
+    try:
+        return parse_all(text)
+    except (MlflowException, ValueError) as error:
+        position, part, reason = _first_mistake(text, parse_all) or (1, text, error)
+        said = reason.message if isinstance(reason, MlflowException) else str(reason)
+        raise InvalidInput(
+            f"The filter does not parse at position {position}: {part.strip() or '(nothing)'}. {said} "
+            f"Filter: {text}. Expected MLflow's filter language, such as metrics.acc > 0.9 AND params.model = 'svm'."
+        ) from None
+
+
+def _first_mistake(text: str, parse_all: Callable[[str], object]) -> tuple[int, str, Exception] | None:
+    for start, part in _clauses(text):
+        position = start + len(part) - len(part.lstrip()) + 1
+        if not part.strip():
+            return position, part, ValueError("A clause is missing here.")
+        try:
+            if not parse_all(part):
+                raise ValueError("This is no comparison.")
+        except (MlflowException, ValueError) as error:
+            return position, part, error
+    return None
+
+
+def _clauses(text: str) -> Iterator[tuple[int, str]]:
+    """The text between the ANDs, each with its offset."""
+    start = 0
+    for match in _QUOTED_OR_AND.finditer(text):
+        if match.group(1):
+            yield start, text[start : match.start()]
+            start = match.end()
+    yield start, text[start:]

@@ -1,0 +1,116 @@
+"""From a tracking URI to the reader that fits it, and `read`, the reading without Spark."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import date, datetime
+
+import pyarrow as pa
+
+from spark_tracking.errors import InvalidInput
+from spark_tracking.readers.base import Reader
+from spark_tracking.readers.query import Query, milliseconds
+from spark_tracking.uri import is_lake_uri
+
+DATABASES = ("sqlite", "postgresql", "postgres", "mysql", "mssql")
+Time = str | int | date | datetime
+
+
+def open_reader(tracking_uri: str, *, requests_per_second: float | None = None) -> Reader:
+    """The reader for a tracking server.
+
+    Args:
+        tracking_uri: `delta:` and its kin (a lake), `sqlite:`, `postgresql:`, `mysql:`, `mssql:` (an MLflow database), or what
+            MLflow reaches over REST: `http(s):`, `databricks`, `azureml:` and other plug-ins.
+        requests_per_second: at most so many requests a second, over REST.
+
+    Raises:
+        InvalidUri: no reader fits.
+        LakeFormatError, NotFound, Unavailable, PermissionRefused: there is nothing to be read at it.
+
+    Example:
+        >>> open_reader("sqlite:////srv/mlflow.db").name
+        'the MLflow database sqlite:////srv/mlflow.db'
+    """
+    scheme = tracking_uri.split(":", 1)[0].split("+", 1)[0].lower()
+    if is_lake_uri(tracking_uri):
+        from spark_tracking.readers.lake import LakeReader
+
+        return LakeReader(tracking_uri)
+    if scheme in DATABASES and ":" in tracking_uri:
+        from spark_tracking.readers.database import DatabaseReader
+
+        return DatabaseReader(tracking_uri)
+    from spark_tracking.readers.rest import RestReader
+
+    return RestReader(tracking_uri, requests_per_second)
+
+
+def read(
+    table: str,
+    *,
+    tracking_uri: str | None = None,
+    experiment_ids: Sequence[str | int] | None = None,
+    experiment_names: Sequence[str] | None = None,
+    filter: str | None = None,
+    view_type: str = "active_only",
+    start_after: Time | None = None,
+    start_before: Time | None = None,
+    version: int | None = None,
+    timestamp: Time | None = None,
+    requests_per_second: float | None = None,
+) -> pa.RecordBatchReader:
+    """Read a table of any tracking server into Arrow.
+
+    Args:
+        table: one of the tables in docs/reading.md, such as `runs_latest`.
+        tracking_uri: the server; default `mlflow.get_tracking_uri()`, if that was set.
+        experiment_ids: only of these experiments; default all that can be seen.
+        experiment_names: the same by name, in addition.
+        filter: MLflow's filter language, evaluated where the data are; for tables about runs it is on the runs.
+        view_type: `active_only`, `deleted_only` or `all`.
+        start_after, start_before: only runs that started at or after / before.
+        version, timestamp: a lake's state of then: the Delta version of the table, or a time.
+        requests_per_second: at most so many requests a second, over REST.
+
+    Returns:
+        A stream of record batches in the table's order. It is read once; `pandas`, `polars.from_arrow` and DuckDB take it
+        without a copy, `.read_all()` makes a table of it.
+
+    Raises:
+        InvalidInput: a wrong table, option or filter, or no tracking server was named.
+        NotFound, PermissionRefused, Unavailable: as the server says.
+
+    Example:
+        >>> read("runs_latest", tracking_uri="delta:///lake", filter="metrics.acc > 0.9").read_pandas()
+    """
+    if isinstance(experiment_ids, str) or isinstance(experiment_names, str):
+        raise InvalidInput("experiment_ids and experiment_names take lists, such as experiment_ids=['1', '2'].")
+    query = Query(
+        table,
+        None if experiment_ids is None else tuple(map(str, experiment_ids)),
+        tuple(experiment_names or ()),
+        filter,
+        view_type,
+        milliseconds(start_after, "start_after"),
+        milliseconds(start_before, "start_before"),
+        version,
+        milliseconds(timestamp, "timestamp"),
+    )
+    reader = open_reader(tracking_uri or active_tracking_uri(), requests_per_second=requests_per_second)
+    query = reader.resolve(query)
+    return pa.RecordBatchReader.from_batches(query.spec.schema, reader.read(query))
+
+
+def active_tracking_uri() -> str:
+    """The tracking URI of this process, if somebody set one.
+
+    Raises:
+        InvalidInput: nobody did; MLflow would take a new database in the working directory.
+    """
+    import mlflow
+    from mlflow.utils.databricks_utils import is_in_databricks_runtime
+
+    if not (mlflow.is_tracking_uri_set() or is_in_databricks_runtime()):
+        raise InvalidInput("No tracking server was named. Pass tracking_uri=, call mlflow.set_tracking_uri, or set MLFLOW_TRACKING_URI.")
+    return str(mlflow.get_tracking_uri())

@@ -1,0 +1,125 @@
+"""What to read, checked, in one frozen value that can be sent to a worker."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import date, datetime, time, timezone
+from typing import Any
+
+from spark_tracking.errors import InvalidInput
+from spark_tracking.readers.schemas import Table, table_of
+
+VIEW_TYPES = ("active_only", "deleted_only", "all")
+Key = str | int
+
+
+@dataclass(frozen=True)
+class Range:
+    """A part of a table's key space: low <= key < high; None is an open end.
+
+    What the key is (a run's id, its start in milliseconds) is the reader's business.
+    """
+
+    low: Key | None = None
+    high: Key | None = None
+
+    @staticmethod
+    def between(bounds: list[Any]) -> list[Range]:
+        """The ranges that `bounds` cut the whole key space into, first and last with open ends.
+
+        Example:
+            >>> Range.between([5])
+            [Range(low=None, high=5), Range(low=5, high=None)]
+        """
+        ends = [None, *bounds, None]
+        return [Range(low, high) for low, high in zip(ends, ends[1:])]
+
+
+EVERYTHING = Range()
+
+
+@dataclass(frozen=True)
+class Query:
+    """Which rows of which table.
+
+    Attributes:
+        table: the table's name.
+        experiment_ids: only of these experiments; None is all.
+        experiment_names: the same by name; `Reader.resolve` turns them into ids.
+        filter: MLflow's filter language, over what the table's `filter` says.
+        view_type: `active_only`, `deleted_only` or `all`.
+        start_after, start_before: only runs that started at or after / before, in milliseconds since 1970.
+        version: the Delta version of a lake's table that every read of this query sees.
+        timestamp: the same by time, in milliseconds since 1970.
+        ordered: whether rows come in the table's order, which costs.
+    """
+
+    table: str
+    experiment_ids: tuple[str, ...] | None = None
+    experiment_names: tuple[str, ...] = ()
+    filter: str | None = None
+    view_type: str = "active_only"
+    start_after: int | None = None
+    start_before: int | None = None
+    version: int | None = None
+    timestamp: int | None = None
+    ordered: bool = True
+
+    def __post_init__(self) -> None:
+        table_of(self.table)
+        if self.view_type not in VIEW_TYPES:
+            raise InvalidInput(f"view_type='{self.view_type}' is none of {', '.join(VIEW_TYPES)}.")
+        if self.version is not None and self.timestamp is not None:
+            raise InvalidInput("Both version and timestamp are given; give one of them.")
+        for id in self.experiment_ids or ():
+            if not id or not id.isascii() or any(character.isspace() or character in ",'\"" for character in id):
+                raise InvalidInput(f"'{id}' is not an experiment id. Ids are numbers such as 1; for names there is experiment_names.")
+
+    @property
+    def spec(self) -> Table:
+        """The table."""
+        return table_of(self.table)
+
+    @property
+    def lifecycle_stages(self) -> tuple[str, ...]:
+        """The stages that `view_type` shows."""
+        return {"active_only": ("active",), "deleted_only": ("deleted",)}.get(self.view_type, ("active", "deleted"))
+
+    def of(self, table: str) -> Query:
+        """The same question to another table."""
+        return replace(self, table=table)
+
+
+def milliseconds(value: str | int | float | date | datetime | None, name: str) -> int | None:
+    """A time as users write it, in milliseconds since 1970.
+
+    Args:
+        value: a datetime or date, ISO 8601 text (without a zone: UTC), or milliseconds since 1970 as a number or text.
+        name: of the option, for the message.
+
+    Raises:
+        InvalidInput: it is none of these.
+
+    Example:
+        >>> milliseconds("2026-01-31T12:00:00Z", "start_after")
+        1769860800000
+    """
+    if value is None or isinstance(value, int):
+        return value
+    if isinstance(value, float):
+        return int(value)
+    if isinstance(value, str):
+        text = value.strip()
+        if text.lstrip("-").isdigit():
+            return int(text)
+        try:
+            value = datetime.fromisoformat(text.removesuffix("Z") + ("+00:00" if text.endswith("Z") else ""))
+        except ValueError:
+            raise InvalidInput(
+                f"{name}='{text}' is not a time. Expected ISO 8601 (2026-01-31T12:00:00Z) or milliseconds since 1970."
+            ) from None
+    elif not isinstance(value, datetime):
+        value = datetime.combine(value, time())
+    if value.tzinfo is None:
+        value = value.replace(tzinfo=timezone.utc)
+    return round(value.timestamp() * 1000)

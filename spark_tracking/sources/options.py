@@ -1,0 +1,183 @@
+"""The options of the sources: each one's meaning, its check, and where a value comes from if it is not given."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+
+import orjson
+
+from spark_tracking.errors import InvalidInput
+from spark_tracking.readers.query import Query, milliseconds
+from spark_tracking.uri import redact
+
+OPTIONS: dict[str, str] = {
+    "tracking_uri": "The tracking server, without credentials. Default: what `spark_tracking.use(spark)` said, else `MLFLOW_TRACKING_URI` "
+    "of the environment in which Spark was started.",
+    "experiment_ids": 'Only of these experiments: ids with commas between them. `load("1,2")` of `mlflow-experiment` is the same.',
+    "experiment_names": "The same by name: one name, or a JSON list of names.",
+    "filter": "MLflow's filter language, evaluated where the data are; for tables about runs it is on the runs.",
+    "view_type": "`active_only` (default), `deleted_only` or `all`.",
+    "start_after": "Only runs that started at or after: ISO 8601 (without a zone: UTC) or milliseconds since 1970.",
+    "start_before": "Only runs that started before.",
+    "partitions": "How many tasks read; default by the amount of data.",
+    "requests_per_second": "At most so many requests a second of all tasks together, over REST. Default: no limit but the server's own.",
+    "version": "Lakes: the Delta version of the table that every action sees.",
+    "timestamp": "Lakes: the time whose state every action sees.",
+}
+_PATHS = ("path", "paths")
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What `spark_tracking.use` carries from the user's process into Spark's.
+
+    Attributes:
+        tracking_uri: the server; may hold a database's password, hence not shown.
+        experiment_ids: the active experiment, for `format("mlflow-experiment").load()`.
+        variables: environment variables with which MLflow finds its credentials; not shown.
+        used: whether `use` was called at all.
+    """
+
+    tracking_uri: str | None = field(default=None, repr=False)
+    experiment_ids: tuple[str, ...] | None = None
+    variables: Mapping[str, str] = field(default_factory=dict, repr=False)
+    used: bool = False
+
+
+@dataclass(frozen=True)
+class Request:
+    """A checked set of options.
+
+    Attributes:
+        tracking_uri: the server; not shown, since it may come from `use`.
+        query: what to read.
+        partitions: how many tasks; None lets the reader choose.
+        requests_per_second: of all tasks together.
+    """
+
+    tracking_uri: str = field(repr=False)
+    query: Query
+    partitions: int | None = None
+    requests_per_second: float | None = None
+
+
+def parse_options(options: Mapping[str, str], table: str | None, defaults: Defaults, environ: Mapping[str, str] | None = None) -> Request:
+    """Check the options and fill in what was not given.
+
+    Args:
+        options: as Spark hands them over: names in any case, values as text, `path` and `paths` from `load`.
+        table: the table, for a format that has one; else `load` names it.
+        defaults: what `use` said.
+        environ: the environment, the process's by default.
+
+    Raises:
+        InvalidInput: an unknown option or a bad value; the message lists what there is.
+    """
+    environ = os.environ if environ is None else environ
+    given = {name.lower(): value for name, value in options.items()}
+    for name in given:
+        if name not in OPTIONS and name not in _PATHS:
+            near = get_close_matches(name, OPTIONS, 1)
+            hint = f" Did you mean '{near[0]}'?" if near else ""
+            raise InvalidInput(f"There is no option '{name}'.{hint} Options: {', '.join(OPTIONS)}.")
+    paths = _paths(given)
+    ids = _ids(given.get("experiment_ids"))
+    names = _names(given.get("experiment_names"))
+    if table is None:
+        if len(paths) != 1:
+            raise InvalidInput(f"Name one table to load, such as .load('runs_latest'); got {paths or 'none'}.{_FORGETS}")
+        table = paths[0]
+    else:
+        ids = (*(ids or ()), *(_ids(",".join(paths)) or ())) if paths else ids
+        if ids is None and not names:
+            ids, names = _active_experiment(defaults, environ)
+    query = Query(
+        table,
+        ids,
+        names,
+        given.get("filter"),
+        given.get("view_type", "active_only").lower(),
+        milliseconds(given.get("start_after"), "start_after"),
+        milliseconds(given.get("start_before"), "start_before"),
+        _number(given, "version", int, 0),
+        milliseconds(given.get("timestamp"), "timestamp"),
+        ordered=False,
+    )
+    uri = _tracking_uri(given.get("tracking_uri"), defaults, environ)
+    return Request(uri, query, _number(given, "partitions", int, 1), _number(given, "requests_per_second", float, 0.001))
+
+
+_FORGETS = (
+    " (A table made by CREATE TABLE … USING loses its options in Spark; make a view instead: "
+    "CREATE TEMPORARY VIEW name USING mlflow OPTIONS (path 'runs_latest'), or df.createOrReplaceTempView.)"
+)
+
+
+def _tracking_uri(given: str | None, defaults: Defaults, environ: Mapping[str, str]) -> str:
+    if given:
+        if redact(given) != given.split("?", 1)[0]:
+            raise InvalidInput(
+                f"The option tracking_uri='{redact(given)}' holds a password, and options can be seen in plans. Call "
+                "spark_tracking.use(spark, tracking_uri=…), which carries it unseen, or leave the password to the environment "
+                "(PGPASSWORD, MLFLOW_TRACKING_PASSWORD)."
+            )
+        return given
+    uri = defaults.tracking_uri or environ.get("MLFLOW_TRACKING_URI", "").strip()
+    if not uri and "DATABRICKS_RUNTIME_VERSION" in environ:
+        uri = "databricks"
+    if not uri:
+        raise InvalidInput(
+            "Spark does not know which tracking server to read. Call spark_tracking.use(spark) after mlflow.set_tracking_uri, "
+            "or pass .option('tracking_uri', …), or set MLFLOW_TRACKING_URI where Spark is started."
+        )
+    return uri
+
+
+def _active_experiment(defaults: Defaults, environ: Mapping[str, str]) -> tuple[tuple[str, ...] | None, tuple[str, ...]]:
+    """The experiment of `load()`: what `use` found active, else the environment's, else MLflow's default, `0`."""
+    if defaults.experiment_ids:
+        return defaults.experiment_ids, ()
+    if id := environ.get("MLFLOW_EXPERIMENT_ID", "").strip():
+        return (id,), ()
+    if name := environ.get("MLFLOW_EXPERIMENT_NAME", "").strip():
+        return None, (name,)
+    return ("0",), ()
+
+
+def _paths(given: Mapping[str, str]) -> list[str]:
+    if "paths" in given:
+        return [str(path) for path in orjson.loads(given["paths"])]
+    return [given["path"]] if given.get("path", "").strip() else []
+
+
+def _ids(text: str | None) -> tuple[str, ...] | None:
+    if text is None:
+        return None
+    return tuple(part.strip() for part in text.strip("[] ").split(",") if part.strip())
+
+
+def _names(text: str | None) -> tuple[str, ...]:
+    if not text:
+        return ()
+    if text.lstrip().startswith("["):
+        try:
+            return tuple(map(str, orjson.loads(text)))
+        except orjson.JSONDecodeError:
+            pass  # a name may begin with a bracket
+    return (text,)
+
+
+def _number(given: Mapping[str, str], name: str, kind: type, least: float) -> int | float | None:
+    if name not in given:
+        return None
+    try:
+        number: int | float = kind(given[name])
+        if number < least:
+            raise ValueError
+    except ValueError:
+        what = "whole number" if kind is int else "number"
+        raise InvalidInput(f"The option {name}='{given[name]}' is not a {what} of {least} or more.") from None
+    return number

@@ -1,0 +1,83 @@
+"""`use`: from the user's process to Spark's, where the sources run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from spark_tracking.readers.opening import active_tracking_uri, open_reader
+from spark_tracking.sources.options import Defaults
+from spark_tracking.uri import LakeUri, is_lake_uri
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+# Where MLflow, its plug-ins, database drivers and Delta look for credentials.
+CREDENTIALS = ("MLFLOW_TRACKING_", "DATABRICKS_", "AZURE_", "AWS_", "GOOGLE_", "PGPASS", "PGSSL")
+_NOT_SENT = ("MLFLOW_TRACKING_URI", "DATABRICKS_RUNTIME_VERSION")
+
+
+def use(spark: SparkSession, tracking_uri: str | None = None, experiment_id: str | int | None = None) -> None:
+    """Let `spark` read this process's tracking server: registers `mlflow` and `mlflow-experiment` on the session.
+
+    Spark's own processes do not see what `mlflow.set_tracking_uri`, `mlflow.set_experiment` or `os.environ` say here, so call
+    it again after a change. Credentials travel beside the plan, never in it.
+
+    Args:
+        spark: a session, classic or Spark Connect.
+        tracking_uri: the server; default `mlflow.get_tracking_uri()`. May hold a database's password.
+        experiment_id: what `format("mlflow-experiment").load()` reads; default the active experiment.
+
+    Raises:
+        InvalidInput: no tracking server was named here either.
+        NotFound, PermissionRefused, Unavailable, LakeFormatError: there is none at the URI.
+
+    Example:
+        >>> mlflow.set_tracking_uri("delta:///shared/lake")
+        >>> use(spark)
+        >>> spark.read.format("mlflow-experiment").load("1").orderBy("metrics.acc", ascending=False).show()
+    """
+    from spark_tracking.sources.datasource import ExperimentSource, MlflowSource
+
+    uri = _absolute(tracking_uri or active_tracking_uri())
+    open_reader(uri).ping()
+    active = str(experiment_id) if experiment_id is not None else _active_experiment(uri)
+    defaults = Defaults(uri, (active,) if active else None, _variables(os.environ), used=True)
+    for source in (MlflowSource, ExperimentSource):
+        spark.dataSource.register(_with_defaults(source, defaults))
+
+
+def _with_defaults(source: type[Any], defaults: Defaults) -> type[Any]:
+    """A class that is in no module, so that it is pickled with its values and not by name."""
+    return type(source.__name__, (source,), {"defaults": defaults, "__doc__": source.__doc__})
+
+
+def _absolute(uri: str) -> str:
+    """The URI for a process with another working directory."""
+    if is_lake_uri(uri):
+        return str(LakeUri.parse(uri))
+    head, slashes, path = uri.partition(":///")
+    if head == "sqlite" and slashes and path and not path.startswith("/"):
+        return f"sqlite:///{os.path.abspath(path)}"
+    return uri
+
+
+def _active_experiment(uri: str) -> str | None:
+    """The id of the experiment that this process logs to, if it logs to `uri` and somebody chose one."""
+    import mlflow
+    from mlflow.tracking import fluent
+
+    if not mlflow.is_tracking_uri_set() or _absolute(mlflow.get_tracking_uri()) != uri:
+        return None
+    if fluent._active_experiment_id:
+        return str(fluent._active_experiment_id)
+    id, name = os.environ.get("MLFLOW_EXPERIMENT_ID"), os.environ.get("MLFLOW_EXPERIMENT_NAME")
+    if id or not name:
+        return id or None
+    found = mlflow.get_experiment_by_name(name)
+    return str(found.experiment_id) if found else None
+
+
+def _variables(environ: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in environ.items() if name.startswith(CREDENTIALS) and name not in _NOT_SENT}
