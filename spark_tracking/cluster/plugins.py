@@ -18,7 +18,6 @@ from mlflow.tracking.default_experiment.abstract_context import DefaultExperimen
 from spark_tracking import config
 from spark_tracking.cluster import place
 from spark_tracking.destination import Destination, check_experiment, map_experiment
-from spark_tracking.errors import InvalidState, SparkTrackingError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -82,6 +81,8 @@ def experiment_name() -> str | None:
     """
     import mlflow
 
+    from spark_tracking.errors import SparkTrackingError
+
     try:
         kind = Destination.parse(mlflow.get_tracking_uri()).kind
     except SparkTrackingError:
@@ -104,6 +105,8 @@ def get_or_create(client: MlflowClient, name: str) -> str:
         MlflowException: the server cannot be reached or refuses.
     """
     from mlflow.exceptions import MlflowException
+
+    from spark_tracking.errors import InvalidState
 
     found = client.get_experiment_by_name(name)
     if found is None:
