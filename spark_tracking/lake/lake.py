@@ -51,11 +51,12 @@ class Lake:
     _open_lock = threading.Lock()
 
     @classmethod
-    def open(cls, uri: LakeUri | str, create: bool = False) -> Lake:
+    def open(cls, uri: LakeUri | str, create: bool = False, artifact_root: str | None = None) -> Lake:
         """The process's lake at `uri`.
 
         Args:
             create: make the lake when there is none.
+            artifact_root: where the artifacts of a new lake's first experiment go; default below the lake's root.
 
         Raises:
             LakeFormatError: there is no lake, or one of a newer format.
@@ -68,7 +69,7 @@ class Lake:
                 roots.ensure(uri, create)
                 lake = cls(uri)
                 if create:
-                    lake.commit(lake._first_experiment)
+                    lake.commit(lambda: lake._first_experiment(artifact_root or uri.artifact_root))
                 if not cls._open:
                     atexit.register(_close_all)
                 cls._open[uri.root] = lake
@@ -269,13 +270,13 @@ class Lake:
         mine = pc.and_(pc.equal(rows["hlc"], hlc), pc.equal(rows["writer"], self._journal.own.writer))
         return bool(pc.any(mine).as_py())
 
-    def _first_experiment(self) -> list[Event]:
+    def _first_experiment(self, artifact_root: str) -> list[Event]:
         """What every MLflow backend has from the start: the experiment 'Default' with the id 0."""
         if self._view.get("experiment", "0") is not None:
             return []
         now = str(milliseconds(self._clock.tick()))
         values = {"created": now, "updated": now, "name": "Default", "lifecycle_stage": "active", "last_id": "0"}
-        values["artifact_location"] = f"{self.uri.artifact_root}/0"
+        values["artifact_location"] = f"{artifact_root.rstrip('/')}/0"
         return [Event("experiment", "0", "attr", key, value) for key, value in values.items()]
 
     # -- moving on ----------------------------------------------------------------------------------------------
