@@ -1,0 +1,75 @@
+"""Which model wrote what into a table, from the table's own commits. Needs no Spark and no tracking server."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from dataclasses import dataclass
+from typing import Any
+
+METADATA_KEY = "spark_tracking_score"
+
+
+@dataclass(frozen=True)
+class ScoredCommit:
+    """One commit of a scoring job.
+
+    Attributes:
+        version: the target's Delta version.
+        time: when it was committed (UTC).
+        operation: Delta's name for it.
+        rows: rows written, where the commit says so.
+        facts: model, run, digest, source and its version, job, mode, strategy: see `Work.facts`.
+    """
+
+    version: int
+    time: dt.datetime
+    operation: str
+    rows: int | None
+    facts: dict[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+        return {"version": self.version, "time": self.time.isoformat(), "operation": self.operation, "rows": self.rows, **self.facts}
+
+
+def history(target: str, limit: int | None = None) -> list[ScoredCommit]:
+    """The scoring jobs' commits of a Delta table, newest first; commits by others are left out.
+
+    Args:
+        target: path or URI of the table.
+        limit: look at so many commits at most.
+
+    Raises:
+        NotFound: there is no such table.
+
+    Example:
+        >>> [(commit.version, commit.facts["model_version"]) for commit in history("/data/scored")]
+        [(1, '4'), (0, '3')]
+    """
+    from spark_tracking.lake import delta_files
+
+    found = []
+    for commit in delta_files.history(target, limit):
+        if (facts := scoring_facts(commit.get("userMetadata"))) is not None:
+            time = dt.datetime.fromtimestamp(commit["timestamp"] / 1000, dt.timezone.utc)
+            found.append(ScoredCommit(commit["version"], time, commit["operation"], _rows(commit, facts), facts))
+    return found
+
+
+def scoring_facts(user_metadata: str | None) -> dict[str, Any] | None:
+    """What a commit's `userMetadata` says of a scoring job; None if it is of something else."""
+    try:
+        known = json.loads(user_metadata or "{}")
+    except ValueError:
+        return None
+    facts = known.get(METADATA_KEY) if isinstance(known, dict) else None
+    return facts if isinstance(facts, dict) else None
+
+
+def _rows(commit: dict[str, Any], facts: dict[str, Any]) -> int | None:
+    if "rows" in facts:
+        return int(facts["rows"])
+    metrics = commit.get("operationMetrics") or {}
+    count = metrics.get("numSourceRows", metrics.get("numOutputRows"))
+    return None if count is None else int(count)

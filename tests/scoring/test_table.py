@@ -1,0 +1,146 @@
+"""`score_table`: a table in, a Delta table of predictions out, by whatever strategy."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pytest
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as f
+from scoring_models import NUMBERS
+
+from spark_tracking.errors import InvalidInput, NotFound
+from spark_tracking.scoring import score_table
+
+
+@pytest.fixture
+def source(spark: SparkSession, tmp_path: Path) -> str:
+    """200 rows with id, a, b, c and a day, in two files; version 0."""
+    path = str(tmp_path / "source")
+    frame = NUMBERS.assign(id=range(len(NUMBERS)), day=["mon", "tue"] * 100)
+    spark.createDataFrame(frame).repartition(2).write.format("delta").save(path)
+    return path
+
+
+def read(spark: SparkSession, path: str) -> DataFrame:
+    return spark.read.format("delta").load(path)
+
+
+def expected(model: str) -> dict[int, Any]:
+    return dict(enumerate(mlflow.pyfunc.load_model(model).predict(NUMBERS).tolist()))
+
+
+def scored(spark: SparkSession, path: str) -> dict[int, Any]:
+    return {row["id"]: row["prediction"] for row in read(spark, path).select("id", "prediction").collect()}
+
+
+def test_every_row_gets_its_prediction_and_the_result_says_what_was_done(
+    spark: SparkSession, source: str, regressor: str, tmp_path: Path
+) -> None:
+    target = str(tmp_path / "target")
+    result = score_table(spark, regressor, source, target, keep=["id"])
+    assert read(spark, target).columns == ["id", "prediction"]
+    assert scored(spark, target) == pytest.approx(expected(regressor))
+    assert (result.status, result.rows, result.source_version) == ("scored", 200, 0)
+    assert "200 rows scored" in str(result)
+    assert json.loads(json.dumps(result.to_dict()))["rows"] == 200
+
+
+def test_without_keep_all_columns_come_along(spark: SparkSession, source: str, regressor: str, tmp_path: Path) -> None:
+    target = str(tmp_path / "target")
+    score_table(spark, regressor, source, target)
+    assert set(read(spark, target).columns) == {"a", "b", "c", "id", "day", "prediction"}
+
+
+def test_where_and_an_older_version(spark: SparkSession, source: str, regressor: str, tmp_path: Path) -> None:
+    spark.createDataFrame(NUMBERS.assign(id=1000, day="wed")).write.format("delta").mode("append").save(source)
+    target = str(tmp_path / "target")
+    assert score_table(spark, regressor, source, target, version=0, where="day = 'mon'").rows == 100
+    assert score_table(spark, regressor, source, target, mode="overwrite").rows == 400
+    assert read(spark, target).count() == 400
+    with pytest.raises(InvalidInput, match="exclude each other"):
+        score_table(spark, regressor, source, target, version=0, timestamp="2024-01-01")
+
+
+def test_parquet_and_dataframes_are_sources_too(spark: SparkSession, source: str, regressor: str, tmp_path: Path) -> None:
+    parquet = str(tmp_path / "parquet")
+    read(spark, source).write.parquet(parquet)
+    for i, given in enumerate([parquet, read(spark, source).where("id < 200")]):
+        target = str(tmp_path / f"target{i}")
+        assert score_table(spark, regressor, given, target, keep=["id"]).rows == 200
+        assert scored(spark, target) == pytest.approx(expected(regressor))
+
+
+def test_tables_of_the_catalog_by_name(spark: SparkSession, source: str, regressor: str) -> None:
+    read(spark, source).write.format("delta").mode("overwrite").saveAsTable("scoring_source")
+    try:
+        assert score_table(spark, regressor, "scoring_source", "scoring_target", keep=["id"]).rows == 200
+        assert score_table(spark, regressor, "scoring_source", "scoring_target", keep=["id"]).rows == 200
+        assert spark.table("scoring_target").count() == 400
+    finally:
+        spark.sql("DROP TABLE IF EXISTS scoring_source")
+        spark.sql("DROP TABLE IF EXISTS scoring_target")
+
+
+def test_merge_updates_rows_by_key_and_adds_the_others(spark: SparkSession, source: str, regressor: str, tmp_path: Path) -> None:
+    target = str(tmp_path / "target")
+    score_table(spark, regressor, source, target, keep=["id"], where="id < 50", mode="merge", keys=["id"])
+    score_table(spark, regressor, source, target, keep=["id"], where="id >= 25", mode="merge", keys=["id"])
+    assert read(spark, target).count() == 200
+    assert scored(spark, target) == pytest.approx(expected(regressor))
+
+
+def test_overwrite_partitions_replaces_those_that_get_rows(spark: SparkSession, source: str, regressor: str, tmp_path: Path) -> None:
+    target = str(tmp_path / "target")
+    score_table(spark, regressor, source, target, keep=["id", "day"], partition_by=["day"])
+    score_table(spark, regressor, source, target, keep=["id", "day"], where="day = 'mon' AND id < 10", mode="overwrite_partitions")
+    counts = {row["day"]: row["count"] for row in read(spark, target).groupBy("day").count().collect()}
+    assert counts == {"mon": 5, "tue": 100}
+
+
+def test_model_columns_say_who_scored_and_when(spark: SparkSession, source: str, registry: mlflow.MlflowClient, tmp_path: Path) -> None:
+    target = str(tmp_path / "target")
+    score_table(spark, "models:/wine@champion", source, target, keep=[], model_columns=True)
+    rows = read(spark, target).select("model_version", "scored_at").distinct().collect()
+    assert [row["model_version"] for row in rows] == ["wine/1"]
+    assert rows[0]["scored_at"] is not None
+    assert dict(read(spark, target).dtypes)["prediction"] == "bigint"
+
+
+def test_columns_that_do_not_suit_are_named_before_anything_runs(spark: SparkSession, source: str, regressor: str, tmp_path: Path) -> None:
+    bad = read(spark, source).select(f.col("a").cast("string"), "b", "id")
+    with pytest.raises(InvalidInput, match=r"'a' is string .*'c' is missing"):
+        score_table(spark, regressor, bad, str(tmp_path / "target"))
+    assert not (tmp_path / "target").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"keep": ["id", "nope"]}, "lacks: nope"),
+        ({"prediction": "a"}, "two columns named a"),
+        ({"mode": "replace"}, "mode='replace'"),
+        ({"mode": "merge"}, "needs keys"),
+        ({"strategy": "fast"}, "strategy='fast'"),
+    ],
+)
+def test_contradictions_are_refused(
+    spark: SparkSession, source: str, regressor: str, tmp_path: Path, arguments: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InvalidInput, match=message):
+        score_table(spark, regressor, source, str(tmp_path / "target"), **arguments)
+
+
+def test_a_source_that_does_not_exist_is_named(spark: SparkSession, regressor: str, tmp_path: Path) -> None:
+    with pytest.raises(NotFound, match="no_such_table"):
+        score_table(spark, regressor, "no_such_table", str(tmp_path / "target"))
+
+
+def test_a_target_that_is_no_delta_table_is_left_alone(spark: SparkSession, source: str, regressor: str, tmp_path: Path) -> None:
+    parquet = str(tmp_path / "parquet")
+    read(spark, source).write.parquet(parquet)
+    with pytest.raises(InvalidInput, match="no Delta table but parquet"):
+        score_table(spark, regressor, source, parquet)
