@@ -20,7 +20,7 @@ def user() -> str:
     from mlflow.tracking.context.default_context import _get_user
     from mlflow.utils.credentials import read_mlflow_creds
 
-    return _databricks_user() or read_mlflow_creds().username or os.environ.get("SPARK_USER") or str(_get_user())  # type: ignore[no-untyped-call]
+    return _databricks_user() or read_mlflow_creds().username or os.environ.get("SPARK_USER") or str(_get_user())
 
 
 def notebook() -> str | None:
@@ -55,7 +55,7 @@ def cluster() -> str | None:
     """The cluster: its id on Databricks, else the Spark master's host; None outside Spark and inside a task."""
     from mlflow.utils import databricks_utils
 
-    if databricks_utils.is_in_databricks_runtime():  # type: ignore[no-untyped-call]
+    if databricks_utils.is_in_databricks_runtime():
         found = os.environ.get("DB_CLUSTER_ID") or databricks_utils.get_cluster_id()
         return str(found) if found else None
     master = _spark_setting("spark.master")
@@ -65,10 +65,10 @@ def cluster() -> str | None:
 def _databricks_user() -> str | None:
     from mlflow.utils import databricks_utils
 
-    if not databricks_utils.is_in_databricks_runtime():  # type: ignore[no-untyped-call]
+    if not databricks_utils.is_in_databricks_runtime():
         return None
     try:
-        found = databricks_utils._get_context_tag("user")  # type: ignore[no-untyped-call]
+        found = databricks_utils._get_context_tag("user")
     except Exception:  # a runtime without this context; nothing is lost but a nicer name
         return None
     return str(found) if found else None

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 import uuid
 import warnings
-from pathlib import Path
 
 import mlflow
 import pytest
@@ -22,22 +20,6 @@ def fresh_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plugins, "_ids", {})
     monkeypatch.setattr(plugins, "_warned", set())
     DatabricksNotebookExperimentProvider._resolve_notebook_experiment_id.cache_clear()
-
-
-@pytest.fixture(scope="module")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """MLflow takes seconds to create its tables; each test copies them."""
-    file = tmp_path_factory.mktemp("template") / "mlflow.db"
-    mlflow.MlflowClient(f"sqlite:///{file}").search_experiments()
-    return file
-
-
-@pytest.fixture
-def database(tmp_path: Path, empty_database: Path) -> str:
-    shutil.copy(empty_database, tmp_path / "mlflow.db")
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
-    mlflow.set_tracking_uri(uri)
-    return uri
 
 
 def experiment_of_a_run() -> str:
