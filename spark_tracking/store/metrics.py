@@ -1,0 +1,153 @@
+"""Metrics: logging them, by far the most frequent calls, and their history, whole, paged or sampled."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from mlflow.entities import Metric, Param, RunTag
+from mlflow.entities.metric import MetricWithRunId
+from mlflow.exceptions import MlflowException
+from mlflow.store.entities.paged_list import PagedList
+from mlflow.utils.validation import (
+    _validate_batch_log_data,
+    _validate_batch_log_limits,
+    _validate_metric,
+    _validate_param_keys_unique,
+    _validate_run_id,
+)
+
+from spark_tracking.lake import MetricBlock
+from spark_tracking.store.base import MAX_TIME, check_time, invalid, offset_of, page
+from spark_tracking.store.runs import Runs
+
+_INT64 = 2**63
+Row = tuple[int, int, float, bool]
+
+
+class Metrics(Runs):
+    """The part of the tracking store that keeps metrics."""
+
+    def log_metric(self, run_id: str, metric: Metric) -> None:
+        """Log one point of an active run."""
+        _validate_metric(metric.key, metric.value, metric.timestamp, metric.step)
+        experiment_id = self._active_run(run_id).attr("experiment_id")
+        self.lake.write(metrics=_blocks(run_id, experiment_id or "", [metric]))
+
+    def log_batch(self, run_id: str, metrics: Sequence[Metric], params: Sequence[Param], tags: Sequence[RunTag]) -> None:
+        """Log metrics, params and tags of an active run: all of them, or nothing."""
+        _validate_run_id(run_id)
+        metrics, params, tags = _validate_batch_log_data(metrics, params, tags)
+        _validate_batch_log_limits(metrics, params, tags)
+        _validate_param_keys_unique(params)
+        run = self._active_run(run_id)
+        events = self._batch_events(run, params, tags) if params or tags else []
+        if events or metrics:
+            self.lake.write(events, _blocks(run_id, run.attr("experiment_id") or "", metrics))
+
+    def get_metric_history(
+        self, run_id: str, metric_key: str, max_results: int | None = None, page_token: str | None = None
+    ) -> PagedList[Metric]:
+        """The points of one metric by time, step and value; all of them, or a page."""
+        offset = offset_of(page_token)
+        points = self.lake.metric_history(run_id, metric_key)
+        size = points.num_rows if max_results is None else max_results
+        rows = _columns(points.slice(offset, size + 1))
+        found = [Metric(metric_key, value, time, step) for time, step, value in zip(*rows)]
+        return page(found, offset, size, lambda metric: metric)
+
+    def get_metric_history_bulk(self, run_ids: Sequence[str], metric_key: str, max_results: int) -> list[MetricWithRunId]:
+        """The first points of one metric of several runs, by run id, time, step and value."""
+        found: list[MetricWithRunId] = []
+        for run_id in sorted(set(run_ids)):
+            points = self.lake.metric_history(run_id, metric_key).slice(0, max_results - len(found))
+            found += [_with_run(run_id, metric_key, value, time, step) for time, step, value in zip(*_columns(points))]
+            if len(found) >= max_results:
+                break
+        return found
+
+    def get_max_step_for_metric(self, run_id: str, metric_key: str) -> int:
+        """The greatest step that the metric was logged at; 0 for none."""
+        return pc.max(self.lake.metric_history(run_id, metric_key)["metric_step"]).as_py() or 0
+
+    def get_metric_history_bulk_interval_from_steps(
+        self, run_id: str, metric_key: str, steps: Sequence[int], max_results: int
+    ) -> list[MetricWithRunId]:
+        """The points at these steps, by step, time and value."""
+        rows = [row for row in self._rows_by_step(run_id, metric_key) if row[0] in set(steps)]
+        return [_with_run(run_id, metric_key, _value(row), row[1], row[0]) for row in rows[:max_results]]
+
+    def get_metric_history_bulk_interval(
+        self, run_ids: Sequence[str], metric_key: str, max_results: int, start_step: int | None, end_step: int | None
+    ) -> list[MetricWithRunId]:
+        """Of each run at most `max_results` points, evenly sampled, the first and the last one among them."""
+        if (start_step is None) != (end_step is None):
+            raise MlflowException.invalid_parameter_value(
+                "Both start_step and end_step must be specified together, or neither may be specified."
+            )
+        found = []
+        for run_id in run_ids:
+            rows = self._rows_by_step(run_id, metric_key, start_step, end_step)
+            sampled = (rows[i] for i in _sample(len(rows), max(1, max_results)))
+            found += [_with_run(run_id, metric_key, _value(row), row[1], row[0]) for row in sampled]
+        return found
+
+    def _rows_by_step(self, run_id: str, key: str, start: int | None = None, end: int | None = None) -> list[Row]:
+        points = self.lake.metric_history(run_id, key)
+        if start is not None and end is not None:
+            steps = points["metric_step"]
+            points = points.filter(pc.and_(pc.greater_equal(steps, start), pc.less_equal(steps, end)))
+        # NaN stands among equals where MLflow's SQL store has it: as 0 with a flag
+        rows = [(s, t, 0.0 if math.isnan(v) else v, math.isnan(v)) for t, s, v in zip(*_columns(points))]
+        return sorted(rows)
+
+
+def _blocks(run_id: str, experiment_id: str, metrics: Sequence[Metric]) -> list[MetricBlock]:
+    """The points in columns, one block for each model and dataset that they were measured on."""
+    kinds = {(m.model_id, m.dataset_name, m.dataset_digest) for m in metrics}
+    if len(kinds) == 1:
+        return [_block(run_id, experiment_id, metrics, *kinds.pop())]
+    groups: dict[Any, list[Metric]] = {kind: [] for kind in kinds}
+    for m in metrics:
+        groups[m.model_id, m.dataset_name, m.dataset_digest].append(m)
+    return [_block(run_id, experiment_id, group, *kind) for kind, group in groups.items()]
+
+
+def _block(
+    run_id: str, experiment_id: str, metrics: Sequence[Metric], model_id: str | None, dataset: str | None, digest: str | None
+) -> MetricBlock:
+    times = [int(m.timestamp) for m in metrics]
+    steps = [int(m.step) for m in metrics]
+    if max(times) > MAX_TIME:
+        check_time("timestamp", max(times))
+    if not -_INT64 <= min(steps) <= max(steps) < _INT64:
+        raise invalid(f"Steps of metrics lie between {min(steps)} and {max(steps)}; expected whole numbers of 64 bits.")
+    names = [m.key for m in metrics]
+    values = [float(m.value) for m in metrics]
+    return MetricBlock(run_id, experiment_id, names, values, times, steps, model_id, dataset, digest)
+
+
+def _columns(points: pa.Table) -> tuple[list[int], list[int], list[float]]:
+    """Time in ms, step and value of each point."""
+    times = pc.divide(points["metric_time"].cast(pa.int64()), 1000)
+    return times.to_pylist(), points["metric_step"].to_pylist(), points["metric_value"].to_pylist()
+
+
+def _with_run(run_id: str, key: str, value: float, time: int, step: int) -> MetricWithRunId:
+    return MetricWithRunId(metric=Metric(key, value, time, step), run_id=run_id)
+
+
+def _value(row: Row) -> float:
+    return math.nan if row[3] else row[2]
+
+
+def _sample(count: int, size: int) -> list[int]:
+    """Which of `count` ordered rows to show: the first of each of `size` even buckets (SQL's NTILE), and the last row."""
+    small, rest = divmod(count, size)
+    bounds = [i * (small + 1) if i <= rest else i * small + rest for i in range(min(count, size))]
+    if bounds and bounds[-1] != count - 1:
+        bounds[-1:] = [count - 1] if len(bounds) >= size else [bounds[-1], count - 1]
+    return bounds

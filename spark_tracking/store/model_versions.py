@@ -1,0 +1,250 @@
+"""Model versions: numbers given once, sources resolved, stages, tags, aliases."""
+
+from __future__ import annotations
+
+import urllib.parse
+from collections.abc import Sequence
+from typing import Any
+
+from mlflow.entities import LoggedModel
+from mlflow.entities.model_registry import ModelVersion, ModelVersionTag
+from mlflow.entities.model_registry.model_version_stages import (
+    ALL_STAGES,
+    DEFAULT_STAGES_FOR_GET_LATEST_VERSIONS,
+    STAGE_ARCHIVED,
+    STAGE_DELETED_INTERNAL,
+    STAGE_NONE,
+    get_canonical_stage,
+)
+from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.utils.models import _parse_model_uri
+from mlflow.store.entities.paged_list import PagedList
+from mlflow.store.model_registry import SEARCH_MODEL_VERSION_MAX_RESULTS_DEFAULT, SEARCH_MODEL_VERSION_MAX_RESULTS_THRESHOLD
+from mlflow.utils.validation import (
+    _validate_model_alias_name,
+    _validate_model_alias_name_reserved,
+    _validate_model_name,
+    _validate_model_version,
+    _validate_model_version_tag,
+    _validate_tag_name,
+)
+
+from spark_tracking import entities, search
+from spark_tracking.lake import Entity, Event
+from spark_tracking.store.base import attrs, drop_none, folded, invalid, not_found, now, offset_of, page, pairs
+from spark_tracking.store.registered_models import KIND as MODEL
+from spark_tracking.store.registered_models import VERSION as KIND
+from spark_tracking.store.registered_models import RegisteredModels
+
+_LATEST = "latest"
+_REDACTED = {
+    "description": None,
+    "created_by": None,
+    "source": "REDACTED-SOURCE-PATH",
+    "run_id": "REDACTED-RUN-ID",
+    "run_link": "REDACTED-RUN-LINK",
+    "status_message": None,
+}
+"""What a deleted version keeps, as in MLflow's SQL store."""
+
+
+class ModelVersions(RegisteredModels):
+    """The part of the registry store that keeps model versions."""
+
+    tracking_uri: str | None
+
+    def create_model_version(
+        self,
+        name: str,
+        source: str,
+        run_id: str | None = None,
+        tags: Sequence[ModelVersionTag] | None = None,
+        run_link: str | None = None,
+        description: str | None = None,
+        local_model_path: str | None = None,
+        model_id: str | None = None,
+    ) -> ModelVersion:
+        """The next version of a registered model."""
+        _validate_model_name(name)
+        for tag in tags or ():
+            _validate_model_version_tag(tag.key, tag.value)
+        storage, run_id = self._resolve(source, run_id)
+        if not run_id and model_id:
+            run_id = self._logged_model(model_id).source_run_id
+        created: list[ModelVersion] = []
+
+        def decide() -> list[Event]:
+            model, time = self._model(name), now()
+            number = (model.number("last_version") or 0) + 1
+            id = entities.version_id(name, number)
+            values = {
+                "created": time,
+                "updated": time,
+                "description": description,
+                "current_stage": STAGE_NONE,
+                "status": "READY",
+                "source": source,
+                "storage_location": storage,
+                "run_id": run_id,
+                "run_link": run_link,
+                "model_id": model_id,
+            }
+            events = [*attrs(KIND, id, **drop_none(values)), *pairs(KIND, id, "tag", tags or ())]
+            created[:] = [entities.model_version(folded(KIND, id, events), model.items("alias"))]
+            return [*events, *attrs(MODEL, name, last_version=number, updated=time)]
+
+        self.lake.commit(decide)
+        return created[0]
+
+    def update_model_version(self, name: str, version: int | str, description: str | None = None) -> ModelVersion:
+        """Set the description."""
+        found = self._version(name, version)
+        self.lake.write(attrs(KIND, found.id, description=description, updated=now()))
+        return self.get_model_version(name, version)
+
+    def transition_model_version_stage(self, name: str, version: int | str, stage: str, archive_existing_versions: bool) -> ModelVersion:
+        """Move a version to a stage, and maybe the versions that are there to 'Archived'."""
+        target = get_canonical_stage(stage)
+        if archive_existing_versions and target not in DEFAULT_STAGES_FOR_GET_LATEST_VERSIONS:
+            raise MlflowException(
+                f"Model version transition cannot archive existing model versions because '{stage}' is not an Active stage. "
+                f"Valid stages are {DEFAULT_STAGES_FOR_GET_LATEST_VERSIONS}"
+            )
+        found, time = self._version(name, version), now()
+        events = attrs(KIND, found.id, current_stage=target, updated=time) + attrs(MODEL, name, updated=time)
+        if archive_existing_versions:
+            for other in self._versions_of(self._model(name)):
+                if other.id != found.id and other.attr("current_stage") == target:
+                    events += attrs(KIND, other.id, current_stage=STAGE_ARCHIVED, updated=time)
+        self.lake.write(events)
+        return self.get_model_version(name, version)
+
+    def delete_model_version(self, name: str, version: int | str) -> None:
+        """Delete a version, for good; its number stays taken, its aliases go."""
+        number = _validate_model_version(version)
+        found, model, time = self._version(name, number), self._model(name), now()
+        events = [
+            *attrs(KIND, found.id, current_stage=STAGE_DELETED_INTERNAL, updated=time, **_REDACTED),
+            *attrs(MODEL, name, updated=time),
+            *(Event(MODEL, name, "alias", alias, None) for alias, v in model.items("alias").items() if int(v) == number),
+        ]
+        self.lake.write(events)
+
+    def get_model_version(self, name: str, version: int | str) -> ModelVersion:
+        """The version."""
+        found = self._version(name, version)
+        return entities.model_version(found, self._model(name).items("alias"))
+
+    def get_model_version_download_uri(self, name: str, version: int | str) -> str:
+        """Where the version's files lie."""
+        found = self._version(name, version)
+        return found.attr("storage_location") or found.attr("source") or ""
+
+    def search_model_versions(
+        self,
+        filter_string: str | None = None,
+        max_results: int = SEARCH_MODEL_VERSION_MAX_RESULTS_DEFAULT,
+        order_by: Sequence[str] | None = None,
+        page_token: str | None = None,
+    ) -> PagedList[ModelVersion]:
+        """One page of the versions that satisfy the filter, the last updated first unless said otherwise."""
+        if not isinstance(max_results, int) or max_results < 1:
+            raise invalid(f"Invalid value for max_results. It must be a positive integer, but got {max_results}")
+        if max_results > SEARCH_MODEL_VERSION_MAX_RESULTS_THRESHOLD:
+            raise invalid(
+                "Invalid value for request parameter max_results. It must be at most "
+                f"{SEARCH_MODEL_VERSION_MAX_RESULTS_THRESHOLD}, but got value {max_results}"
+            )
+        where, order = search.model_versions_predicate(filter_string), search.model_versions_order(order_by)
+        offset = offset_of(page_token)
+        found = self.lake.search(KIND, where, order, max_results + 1, offset)
+        return page(found, offset, max_results, lambda version: entities.model_version(version, {}))
+
+    def get_latest_versions(self, name: str, stages: Sequence[str] | None = None) -> list[ModelVersion]:
+        """The latest version of each stage, or of these stages."""
+        model = self._model(name)
+        wanted = {get_canonical_stage(stage) for stage in stages or ALL_STAGES}
+        latest = self._latest_of_stages(self._versions_of(model))
+        return [entities.model_version(v, model.items("alias")) for v in latest if v.attr("current_stage") in wanted]
+
+    # -- tags and aliases ---------------------------------------------------------------------------------------
+
+    def set_model_version_tag(self, name: str, version: int | str, tag: ModelVersionTag) -> None:
+        """Set one tag."""
+        _validate_model_name(name)
+        _validate_model_version(version)
+        _validate_model_version_tag(tag.key, tag.value)
+        self.lake.write(pairs(KIND, self._version(name, version).id, "tag", [tag]))
+
+    def delete_model_version_tag(self, name: str, version: int | str, key: str) -> None:
+        """Remove one tag, if it is there."""
+        _validate_model_name(name)
+        _validate_model_version(version)
+        _validate_tag_name(key)
+        self.lake.write([Event(KIND, self._version(name, version).id, "tag", key, None)])
+
+    def set_registered_model_alias(self, name: str, alias: str, version: int | str) -> None:
+        """Let an alias point to a version."""
+        _validate_model_name(name)
+        _validate_model_alias_name(alias)
+        _validate_model_alias_name_reserved(alias)
+        number = _validate_model_version(version)
+        self._version(name, number)
+        self.lake.write([Event(MODEL, name, "alias", alias, str(number))])
+
+    def delete_registered_model_alias(self, name: str, alias: str) -> None:
+        """Remove an alias, if it is there."""
+        _validate_model_name(name)
+        _validate_model_alias_name(alias)
+        self._model(name)
+        self.lake.write([Event(MODEL, name, "alias", alias, None)])
+
+    def get_model_version_by_alias(self, name: str, alias: str) -> ModelVersion:
+        """The version that an alias points to; 'latest' is the one with the highest number."""
+        _validate_model_name(name)
+        _validate_model_alias_name(alias)
+        if alias.lower() == _LATEST:
+            versions = self.get_latest_versions(name)
+            if not versions:
+                raise not_found(f"Latest version not found for model {name}.")
+            return max(versions, key=lambda version: int(version.version))
+        version = self._model(name).items("alias").get(alias)
+        if version is None:
+            raise invalid(f"Registered model alias {alias} not found.")
+        return self.get_model_version(name, version)
+
+    def _await_model_version_creation(self, mv: ModelVersion, await_creation_for: int | None) -> None:
+        """A version is ready when it is created."""
+
+    # -- what they build on -------------------------------------------------------------------------------------
+
+    def _version(self, name: str, version: int | str) -> Entity:
+        _validate_model_name(name)
+        number = _validate_model_version(version)
+        found = self.lake.get(KIND, entities.version_id(name, number))
+        if found is None or found.attr("current_stage") == STAGE_DELETED_INTERNAL:
+            raise not_found(f"Model Version (name={name}, version={number}) not found")
+        return found
+
+    def _resolve(self, source: str, run_id: str | None) -> tuple[str, str | None]:
+        """Where the files of a source lie, and the run that it came from, if that is known."""
+        if urllib.parse.urlparse(source).scheme != "models":
+            return source, run_id
+        try:
+            parsed = _parse_model_uri(source)
+            if parsed.model_id is None:
+                return self.get_model_version_download_uri(parsed.name, parsed.version), run_id
+            model = self._logged_model(parsed.model_id)
+            return model.artifact_location, run_id or model.source_run_id
+        except Exception as error:
+            raise MlflowException(f"Unable to fetch model from model URI source artifact location '{source}'.Error: {error}") from error
+
+    def _logged_model(self, model_id: str) -> LoggedModel:
+        """A logged model of this lake or, where tracking is elsewhere, of that server."""
+        model = self.lake.get("logged_model", model_id)
+        if model is not None and not model.deleted:
+            return entities.logged_model(model)
+        from mlflow import MlflowClient
+
+        client: Any = MlflowClient(tracking_uri=self.tracking_uri)
+        return client.get_logged_model(model_id)

@@ -1,0 +1,171 @@
+"""Registered models: unique names, tags, search, renaming and deletion with all versions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from mlflow.entities.model_registry import RegisteredModel, RegisteredModelTag
+from mlflow.entities.model_registry.model_version_stages import STAGE_DELETED_INTERNAL
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS
+from mlflow.store.entities.paged_list import PagedList
+from mlflow.store.model_registry import SEARCH_REGISTERED_MODEL_MAX_RESULTS_DEFAULT, SEARCH_REGISTERED_MODEL_MAX_RESULTS_THRESHOLD
+from mlflow.utils.validation import (
+    _validate_model_name,
+    _validate_model_renaming,
+    _validate_registered_model_tag,
+    _validate_tag_name,
+)
+
+from spark_tracking import entities, search
+from spark_tracking.lake import Entity, Event
+from spark_tracking.store.base import LakeBacked, attrs, drop_none, folded, invalid, not_found, now, offset_of, page, pairs
+
+KIND = "registered_model"
+VERSION = "model_version"
+
+
+class RegisteredModels(LakeBacked):
+    """The part of the registry store that keeps registered models."""
+
+    def create_registered_model(
+        self,
+        name: str,
+        tags: Sequence[RegisteredModelTag] | None = None,
+        description: str | None = None,
+        deployment_job_id: str | None = None,
+    ) -> RegisteredModel:
+        """A new registered model."""
+        _validate_model_name(name)
+        for tag in tags or ():
+            _validate_registered_model_tag(tag.key, tag.value)
+        events: list[Event] = []
+
+        def decide() -> list[Event]:
+            existing = self.lake.get(KIND, name)
+            if existing is not None:
+                raise _taken(name, _is_prompt(existing.items("tag")), _is_prompt({t.key: t.value for t in tags or ()}))
+            time = now()
+            values = drop_none({"created": time, "updated": time, "description": description})
+            events[:] = [*attrs(KIND, name, **values), *pairs(KIND, name, "tag", tags or ())]
+            return events
+
+        self.lake.commit(decide)
+        return entities.registered_model(folded(KIND, name, events), [])
+
+    def update_registered_model(self, name: str, description: str | None, deployment_job_id: str | None = None) -> RegisteredModel:
+        """Set the description."""
+        self._model(name)
+        self.lake.write(attrs(KIND, name, description=description, updated=now()))
+        return self.get_registered_model(name)
+
+    def rename_registered_model(self, name: str, new_name: str) -> RegisteredModel:
+        """Give the model and all of its versions another name."""
+        _validate_model_renaming(new_name)
+
+        def decide() -> list[Event]:
+            model, time = self._model(name), now()
+            if new_name != name and self.lake.get(KIND, new_name) is not None:
+                raise MlflowException(f"Registered Model (name={new_name}) already exists.", RESOURCE_ALREADY_EXISTS)
+            events: list[Event] = []
+            for entity in (model, *self._versions_of(model, deleted=True)):
+                renamed = new_name if entity is model else entities.version_id(new_name, entities.split_version_id(entity.id)[1])
+                if new_name != name:
+                    events += [event._replace(id=renamed) for event in entity.events()]
+                    events.append(Event(entity.kind, entity.id, "purge", "", None))
+                events += attrs(entity.kind, renamed, updated=time)
+            return events
+
+        self.lake.commit(decide)
+        return self.get_registered_model(new_name)
+
+    def delete_registered_model(self, name: str) -> None:
+        """Delete the model and all of its versions for good; the name is free again."""
+
+        def decide() -> list[Event]:
+            model = self._model(name)
+            return [Event(e.kind, e.id, "purge", "", None) for e in (model, *self._versions_of(model, deleted=True))]
+
+        self.lake.commit(decide)
+
+    def get_registered_model(self, name: str) -> RegisteredModel:
+        """The model with the latest version of each stage."""
+        model = self._model(name)
+        latest = self._latest_of_stages(self._versions_of(model))
+        return entities.registered_model(model, [entities.model_version(version, {}) for version in latest])
+
+    def search_registered_models(
+        self,
+        filter_string: str | None = None,
+        max_results: int = SEARCH_REGISTERED_MODEL_MAX_RESULTS_DEFAULT,
+        order_by: Sequence[str] | None = None,
+        page_token: str | None = None,
+    ) -> PagedList[RegisteredModel]:
+        """One page of the models that satisfy the filter, by name unless said otherwise."""
+        if max_results > SEARCH_REGISTERED_MODEL_MAX_RESULTS_THRESHOLD:
+            raise invalid(
+                "Invalid value for request parameter max_results. It must be at most "
+                f"{SEARCH_REGISTERED_MODEL_MAX_RESULTS_THRESHOLD}, but got value {max_results}"
+            )
+        where, order = search.registered_models_predicate(filter_string), search.registered_models_order(order_by)
+        offset = offset_of(page_token)
+        found = self.lake.search(KIND, where, order, max_results + 1, offset)
+        versions: dict[str, list[Entity]] = {model.id: [] for model in found[:max_results]}
+        for version in self.lake.search(VERSION, search.one_of("name", versions)) if versions else ():
+            versions[entities.split_version_id(version.id)[0]].append(version)
+
+        def convert(model: Entity) -> RegisteredModel:
+            latest = self._latest_of_stages(versions[model.id])
+            return entities.registered_model(model, [entities.model_version(v, {}) for v in latest])
+
+        return page(found, offset, max_results, convert)
+
+    def set_registered_model_tag(self, name: str, tag: RegisteredModelTag) -> None:
+        """Set one tag."""
+        _validate_model_name(name)
+        _validate_registered_model_tag(tag.key, tag.value)
+        self._model(name)
+        self.lake.write(pairs(KIND, name, "tag", [tag]))
+
+    def delete_registered_model_tag(self, name: str, key: str) -> None:
+        """Remove one tag, if it is there."""
+        _validate_model_name(name)
+        _validate_tag_name(key)
+        self._model(name)
+        self.lake.write([Event(KIND, name, "tag", key, None)])
+
+    def _model(self, name: str) -> Entity:
+        _validate_model_name(name)
+        model = self.lake.get(KIND, name)
+        if model is None:
+            raise not_found(f"Registered Model with name={name} not found")
+        return model
+
+    def _versions_of(self, model: Entity, deleted: bool = False) -> list[Entity]:
+        """All versions, by number: their ids are known, so nothing is searched."""
+        numbers = range(1, (model.number("last_version") or 0) + 1)
+        found = self.lake.get_many(VERSION, [entities.version_id(model.id, n) for n in numbers]).values()
+        return [v for v in found if deleted or v.attr("current_stage") != STAGE_DELETED_INTERNAL]
+
+    @staticmethod
+    def _latest_of_stages(versions: Iterable[Entity]) -> list[Entity]:
+        """Of each stage, the version with the highest number."""
+        by_number = sorted(versions, key=lambda v: entities.split_version_id(v.id)[1])
+        latest = {v.attr("current_stage"): v for v in by_number}
+        latest.pop(STAGE_DELETED_INTERNAL, None)
+        return list(latest.values())
+
+
+def _is_prompt(tags: dict[str, str]) -> bool:
+    return tags.get(search.PROMPT_TAG, "").lower() == "true"
+
+
+def _taken(name: str, is_prompt: bool, as_prompt: bool) -> MlflowException:
+    old, new = ("Prompt" if prompt else "Registered Model" for prompt in (is_prompt, as_prompt))
+    if old == new:
+        return MlflowException(f"{new} (name={name}) already exists.", RESOURCE_ALREADY_EXISTS)
+    return MlflowException(
+        f"Tried to create a {new.lower()} with name {name!r}, but the name is already taken by a {old.lower()}. "
+        "MLflow does not allow creating a model and a prompt with the same name.",
+        RESOURCE_ALREADY_EXISTS,
+    )

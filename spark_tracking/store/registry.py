@@ -1,0 +1,38 @@
+"""MLflow's model registry on a lake: what a registry URI of `delta:///path` builds."""
+
+from __future__ import annotations
+
+from mlflow.store.model_registry.abstract_store import AbstractStore
+
+from spark_tracking.store.model_versions import ModelVersions
+from spark_tracking.store.unsupported import fill
+from spark_tracking.uri import LakeUri
+
+INHERITED = frozenset({"copy_model_version", "_await_model_version_creation_impl", "_parse_experiment_id_filter"})
+"""Methods of MLflow's class that are right as they are."""
+
+
+class LakeRegistryStore(ModelVersions, AbstractStore):  # type: ignore[misc]
+    """MLflow's model registry on a lake.
+
+    Args:
+        store_uri: the lake's URI, see `LakeUri`.
+        tracking_uri: of the server that logged models are on, where it is not this lake.
+
+    Raises:
+        InvalidUri: the URI is none of a lake.
+
+    Example:
+        >>> store = LakeRegistryStore("delta:///tmp/lake")
+        >>> store.create_registered_model("wine").name
+        'wine'
+    """
+
+    def __init__(self, store_uri: str, tracking_uri: str | None = None) -> None:
+        super().__init__(store_uri, tracking_uri)
+        self.lake_uri = LakeUri.parse(store_uri)
+        self.artifact_root = self.lake_uri.artifact_root
+        self.tracking_uri = tracking_uri
+
+
+fill(LakeRegistryStore, AbstractStore, INHERITED)

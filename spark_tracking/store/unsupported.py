@@ -1,0 +1,111 @@
+"""What MLflow has beyond tracking and registry: reads are quiet and empty, writes say that a lake doesn't keep such things.
+
+Each method of MLflow's abstract store that this package neither overrides nor lists as inherited gets an answer by its
+name, so that a newer MLflow's methods are answered, too: what lists or searches finds nothing, what gets one thing does
+not find it, everything else is refused as not implemented (501, which clients don't retry).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+from mlflow.exceptions import MlflowException, MlflowNotImplementedException
+from mlflow.store.entities.paged_list import PagedList
+
+from spark_tracking.store.base import not_found
+
+Method = Callable[..., Any]
+
+_SQL_SERVER = "an MLflow server with an SQL backend"
+_FEATURES = (  # the first that matches a method's name
+    ("webhook", "Webhooks", "poll the tables of the lake, or use"),
+    ("prompt", "The prompt registry", "keep prompts as artifacts or params of runs, or use"),
+    ("scor", "Registered scorers", "keep scorers in code and log their results as metrics, or use"),
+    ("mcp", "The MCP server registry", "use"),
+    ("label_schema|review_queue", "Review queues and label schemas", "use"),
+    ("issue", "Issues", "use"),
+    ("gateway|endpoint|secret|budget|guardrail", "The AI gateway", "use"),
+    ("dataset", "Evaluation datasets", "log datasets as inputs of runs (mlflow.log_input), or use"),
+    ("trace|span|assessment|session", "Traces and assessments", "send traces (mlflow.tracing.set_destination) to"),
+)
+_READS = ("get_", "list_", "search_", "batch_get_", "find_", "query_", "_load_", "sum_", "calculate_")
+_NONE_IS_EMPTY = ("get_prompt", "get_prompt_version")
+_MANY = re.compile(r"(?<!alia)(?<!detail)s$|_for_trace$")
+
+
+def answer(name: str) -> Method:
+    """A method for MLflow's abstract method `name`, which a lake has no data for."""
+    if name.startswith("get_or_create") or not name.startswith(_READS):
+        return _refusal(name)
+    if name in ("search_traces", "_load_dataset_records"):
+        return _reply(name, lambda: ([], None))
+    if name.startswith("sum_"):
+        return _reply(name, lambda: 0.0)
+    if name == "calculate_trace_filter_correlation":
+        return _reply(name, _no_correlation)
+    if name in _NONE_IS_EMPTY:
+        return _reply(name, lambda: None)
+    if name.startswith("get_") and not _MANY.search(name):
+        return _absence(name)
+    return _reply(name, lambda: PagedList([], None))
+
+
+def fill(store: type, base: type, inherited: frozenset[str], further: tuple[str, ...] = ()) -> None:
+    """Give `store` an answer for each method of `base` that no part of ours has and that is not `inherited`.
+
+    Args:
+        further: methods that MLflow's server calls though `base` has none.
+    """
+    ours = {name for cls in store.__mro__ if cls.__module__.startswith("spark_tracking.") for name in vars(cls)}
+    for name in (*dir(base), *further):
+        plain = not name.startswith("__") and callable(getattr(base, name, fill))
+        if plain and name not in ours and name not in inherited:
+            method = answer(name)
+            method.__qualname__ = f"{store.__qualname__}.{name}"
+            setattr(store, name, method)
+
+
+def _refusal(name: str) -> Method:
+    matching = ((feature, advice) for pattern, feature, advice in _FEATURES if re.search(pattern, name))
+    feature, instead = next(matching, (f"'{name}'", "use"))
+    are = "are" if feature.endswith("s") else "is"
+
+    def refuse(self: Any, *args: Any, **kwargs: Any) -> Any:
+        raise MlflowNotImplementedException(
+            f"{feature} {are} not kept in a lake: '{name}' does nothing here. Instead, {instead} {_SQL_SERVER}."
+        )
+
+    return _named(name, refuse)
+
+
+def _reply(name: str, make: Callable[[], Any]) -> Method:
+    def reply(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return make()
+
+    return _named(name, reply)
+
+
+def _absence(name: str) -> Method:
+    what = name.removeprefix("get_").removesuffix("_info").replace("_", " ").capitalize()
+
+    def absent(self: Any, *args: Any, **kwargs: Any) -> Any:
+        which = ", ".join(map(repr, [*args, *kwargs.values()]))
+        raise not_found(f"{what} {which} not found: a lake keeps none.")
+
+    return _named(name, absent)
+
+
+def _named(name: str, method: Method) -> Method:
+    method.__name__ = name
+    method.__doc__ = f"Of MLflow's interface; a lake has no data for it (see `{__name__}`)."
+    return method
+
+
+def _no_correlation() -> Any:
+    try:
+        from mlflow.tracing.analysis import TraceFilterCorrelationResult
+    except ImportError as error:
+        raise MlflowException(f"This MLflow has no trace correlations: {error}") from error
+    return TraceFilterCorrelationResult(npmi=float("nan"), filter1_count=0, filter2_count=0, joint_count=0, total_count=0)
