@@ -58,7 +58,9 @@ class DerivedTable(Table):
         """
         rows: pa.Table = project_rows(self.spec.kind, entities)
         transactions = [transaction(name, version) for name, version in watermarks.items()]
-        predicate = f"{self.spec.key} IN ({', '.join(_quote(id) for id in sorted(stored))})" if stored else None
+        # delta-rs checks that what is written satisfies the predicate, so it names the new rows, too
+        ids = sorted({*stored, *rows[self.spec.key].to_pylist()})
+        predicate = f"{self.spec.key} IN ({', '.join(_quote(id) for id in ids)})" if stored else None
         self.rewrite(rows, predicate, transactions, FILE_BYTES)
         self._watermarks = None
 
