@@ -47,7 +47,8 @@ class Flusher:
         self._journal = journal
         self.events = Table(root, EVENTS_LOG)
         self.metrics = Table(root, METRICS_LOG)
-        self._durable = {self.events: self.events.version(), self.metrics: self.metrics.version()}
+        # others' commits count as not on disk, too: they may have been killed before they saw to it
+        self._durable = {self.events: -1, self.metrics: -1}
         self._retired: dict[Table, list[str]] = {self.events: [], self.metrics: []}
 
     def flush(self) -> bool:

@@ -74,7 +74,7 @@ class SegmentWriter:
         self._count += 1
         flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC
         self._fd = os.open(self._folder / (name + SUFFIX), flags, 0o666)
-        fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(self._fd, fcntl.LOCK_EX)  # may wait for a moment for one who takes it for abandoned; see `_taken`
         if self._sync:
             fsync_folder(self._folder)
         self.name, self.position = name, 0
@@ -132,6 +132,13 @@ class Journal:
     def segments(self) -> list[str]:
         """The segments that exist now."""
         return [name[: -len(SUFFIX)] for name in os.listdir(self.folder) if name.endswith(SUFFIX)]
+
+    def forget(self) -> None:
+        """Forget what was read."""
+        for reader in self._readers.values():
+            reader.close()
+        self._readers.clear()
+        self.positions.clear()
 
     def follow(self, segment: str, position: int) -> None:
         """Begin reading `segment` at `position`: what lies before it is known from the logs."""

@@ -209,7 +209,7 @@ class Lake:
         """
         blocks = [PackedBlock(b.run_id, b.model_id, pack_block(b)) for b in metrics]
         with self._lock:
-            self._view.poll(bases=False)
+            self._poll(bases=False)
             record = encode(self._clock.tick(), last_of_each(events), blocks)
             position = self._journal.own.append(record)
         background = self._background or self._in_background()
@@ -317,9 +317,12 @@ class Lake:
 
     def vacuum(self, keep: timedelta = maintain.KEEP, dry_run: bool = False, orphans: bool = True) -> dict[str, list[str]]:
         """Remove files that went out of use longer than `keep` ago; by table, which. Safe beside writers and readers."""
-        removed = {}
         if not dry_run:
             self.settle()  # what a watermark is behind of must stay
+        return self._vacuum(keep, dry_run, orphans)
+
+    def _vacuum(self, keep: timedelta, dry_run: bool, orphans: bool) -> dict[str, list[str]]:
+        removed = {}
         with self._lock:
             self._poll()
             needed = {name: min(self._view.watermark(kind, name) for kind in BY_KIND) for name in self._view.logs}
@@ -383,7 +386,7 @@ class Lake:
         self._refresher.refresh()
         if time.monotonic() - self._vacuumed > maintain.KEEP.total_seconds() / 3:
             self._vacuumed = time.monotonic()
-            self.vacuum(orphans=False)
+            self._vacuum(maintain.KEEP, dry_run=False, orphans=False)  # not `vacuum`: the lock that it takes is held here
 
     def _in_background(self) -> Background:
         with self._lock:
@@ -393,9 +396,9 @@ class Lake:
                 self._background.start()
             return self._background
 
-    def _poll(self) -> None:
+    def _poll(self, bases: bool = True) -> None:
         try:
-            self._view.poll()
+            self._view.poll(bases)
         except Gone:
             self._view = self._load_view()
 

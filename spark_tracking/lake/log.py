@@ -83,8 +83,11 @@ class Table:
         return self.version()
 
     def has_news(self, version: int) -> bool:
-        """Whether a version after `version` exists. Costs one look at the file system, and no Delta call."""
-        return os.path.exists(self._log / f"{version + 1:020d}.json")
+        """Whether a version after `version` exists. Costs two looks at the file system, and no Delta call.
+
+        A log is cleaned from its old end and never of its newest version: where `version` itself is gone, later ones exist.
+        """
+        return os.path.exists(self._log / f"{version + 1:020d}.json") or not os.path.exists(self._log / f"{version:020d}.json")
 
     def commits(self, after: int) -> Iterator[Commit]:
         """The commits after a version, in order.
@@ -97,6 +100,8 @@ class Table:
             try:
                 text = (self._log / f"{version:020d}.json").read_bytes()
             except FileNotFoundError:
+                if not os.path.exists(self._log / f"{version - 1:020d}.json"):
+                    raise Gone(f"version {version} of '{self.spec.name}' was cleaned away") from None
                 return
             yield _parse_commit(version, text)
             version += 1
@@ -106,7 +111,7 @@ class Table:
         found = []
         for entry in os.scandir(self._log):
             stem, _, suffix = entry.name.partition(".")
-            if suffix == "json" and stem.isdigit() and entry.stat().st_mtime >= when:
+            if suffix == "json" and stem.isdigit() and (not when or entry.stat().st_mtime >= when):
                 found.append(int(stem))
         return sorted(found)
 
@@ -201,10 +206,12 @@ class Table:
 
         Local roots only; on an object store a write is durable when it returns.
         """
-        for commit in self.commits(after):
-            for file in commit.files:
-                _fsync(Path(self.uri) / file)
-            _fsync(self._log / f"{commit.version:020d}.json")
+        for version in self.versions_since(0):
+            path = self._log / f"{version:020d}.json"
+            if version > after and path.exists():
+                for file in _parse_commit(version, path.read_bytes()).files:
+                    _fsync(Path(self.uri) / file)
+                _fsync(path)
         fsync_folder(Path(self.uri))
         fsync_folder(self._log)
 

@@ -124,7 +124,8 @@ class View:
         return max(self.bases[kind].watermarks[log], self.bases["run"].watermarks[log])
 
     def _follow_segments(self) -> None:
-        """Begin reading each journal behind what the logs have of it."""
+        """Begin reading each journal behind what the logs have of it, also where it had been read further before."""
+        self._journal.forget()
         for segment in self._journal.segments():
             flushed = {log.spec.name: log.transaction(segment) or 0 for log in self.logs.values()}
             self._journal.follow(segment, min(flushed.values()))

@@ -1,0 +1,104 @@
+"""What a process finds when others moved on without it: cleaned logs, vacuumed files, changes between two looks."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from deltalake import DeltaTable
+
+from spark_tracking.lake import Lake
+from spark_tracking.lake.tables import BY_NAME
+from tests.lake.making import points, run_created, tag, what
+
+Another = Callable[[], Lake]
+
+
+def clean_logs(lake: Lake) -> None:
+    """What happens to Delta logs after their retention: a checkpoint, and all commits before it go."""
+    for name in BY_NAME:
+        table = DeltaTable(f"{lake.uri.root}/{name}")
+        log = Path(table.table_uri.removeprefix("file://")) / "_delta_log" if "://" in table.table_uri else Path(table.table_uri) / "_delta_log"
+        long_ago = time.time() - 7 * 86400
+        for file in log.iterdir():
+            os.utime(file, (long_ago, long_ago))
+        table.create_checkpoint()
+        table.cleanup_metadata()
+        assert table.version() == 0 or not (log / f"{0:020d}.json").exists()
+
+
+def test_a_process_that_slept_while_logs_were_cleaned_sees_what_came_meanwhile(lake: Lake, another: Another) -> None:
+    sleeper = another()
+    assert sleeper.get("run", "r1") is None
+    lake.write(run_created("r1"))
+    lake.settle()
+    for n in range(5):
+        lake.write([tag("r1", "n", str(n))], [points("r1", "m", float(n), step=n)])
+        lake.settle()
+    lake.close()  # its journal is gone, too
+    clean_logs(lake)
+    found = sleeper.get("run", "r1")
+    assert found is not None
+    assert found.items("tag") == {"n": "4"}
+    assert found.metrics["m"].latest.value == 4.0
+    assert sleeper.metric_history("r1")["metric_value"].to_pylist() == [0.0, 1.0, 2.0, 3.0, 4.0]
+    assert sleeper.count("run") == 1
+
+
+def test_a_process_that_slept_while_logs_were_cleaned_can_write_flush_and_refresh(lake: Lake, another: Another) -> None:
+    sleeper = another()
+    sleeper.write(run_created("r2"))
+    sleeper.settle()
+    for n in range(5):
+        lake.write(run_created(f"r1{n}"))
+        lake.settle()
+    lake.close()
+    clean_logs(lake)
+    sleeper.write([tag("r2", "late", "yes")])
+    sleeper.settle()
+    assert sleeper.count("run") == 6
+    newcomer = another()
+    assert newcomer.get("run", "r2").items("tag") == {"late": "yes"}  # type: ignore[union-attr]
+    assert newcomer.check().problems == []
+
+
+def test_a_view_that_begins_anew_keeps_what_is_only_in_journals(lake: Lake, another: Another) -> None:
+    reader = another()
+    lake.write(run_created("r1", who="me"))
+    assert reader.get("run", "r1") is not None
+    reader._view = reader._load_view()  # as after a change feed that was cleaned away
+    assert reader.get("run", "r1").items("tag") == {"who": "me"}  # type: ignore[union-attr]
+
+
+def test_a_long_lived_process_vacuums_while_it_works(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPARK_TRACKING_FLUSH_SECONDS", "0.05")
+    lake.write(run_created("r1"))
+    lake.settle(wait=False)
+    background = lake._background
+    assert background is not None
+    lake._vacuumed = time.monotonic() - timedelta(hours=1).total_seconds()
+    for n in range(3):
+        lake.write([tag("r1", "n", str(n))])
+        lake.settle(wait=False)
+        time.sleep(0.5)
+    background.stop()
+    assert not background.is_alive(), "the background thread waits for a lock that it holds itself"
+    assert time.monotonic() - lake._vacuumed < 60
+
+
+def test_readers_of_old_versions_are_not_disturbed_by_vacuum(lake: Lake, another: Another) -> None:
+    reader = another()
+    for n in range(4):
+        lake.write(run_created(f"r{n}"))
+        lake.settle()
+    before = what(reader.get("run", "r0"))
+    lake.rebuild()
+    lake.compact()
+    lake.vacuum(keep=timedelta(0))
+    assert what(reader.get("run", "r0")) == before
+    assert reader.count("run") == 4
+    assert {e.id for e in reader.search("run")} == {"r0", "r1", "r2", "r3"}
