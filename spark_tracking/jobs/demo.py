@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import sys
 import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
@@ -29,7 +31,7 @@ _LEADERBOARD = """
     ORDER BY metrics['best_cv_score'] DESC, start_time DESC
 """
 _TOTALS = """
-    SELECT name AS experiment, count(*) AS runs, max(end_time) AS last_ended
+    SELECT name AS experiment, count(*) AS runs, to_char(max(end_time), '%Y-%m-%d %H:%M:%S') AS last_ended_utc
     FROM runs_latest JOIN experiments_latest USING (experiment_id)
     GROUP BY name ORDER BY name
 """
@@ -203,7 +205,8 @@ def register(run_id: str) -> int:
     outputs = client.get_run(run_id).outputs
     logged = [client.get_logged_model(output.model_id) for output in (outputs.model_outputs if outputs else [])]
     best = next(model for model in logged if model.name == "best_estimator")
-    version = int(mlflow.register_model(best.model_uri, MODEL).version)
+    with contextlib.redirect_stderr(sys.stdout):  # where MLflow tells what it registered
+        version = int(mlflow.register_model(best.model_uri, MODEL).version)
     client.set_registered_model_alias(MODEL, "champion", str(version))
     print(f"   models:/{MODEL}/{version} is now models:/{MODEL}@champion")
     return version
@@ -221,7 +224,7 @@ def score(spark: SparkSession, lake: LakeUri) -> ScoreResult:
     result = score_table(
         spark, f"models:/{MODEL}@champion", source, target, result_type="int", keep=["alcohol", "proline"], model_columns=True
     )
-    _show(spark.read.format("delta").load(target).orderBy("scored_at", ascending=False).limit(3))
+    _show(spark.read.format("delta").load(target).orderBy("scored_at", ascending=False).drop("scored_at").limit(3))
     print(f"   from {source}, Delta version {result.source_version}, {result.rows} rows")
     print(f"   into {target}, Delta version {result.target_version}")
     print(f"   with {MODEL} version {result.model['model_version']}, in {result.seconds:.1f} s")
