@@ -124,8 +124,12 @@ def logged_model(state: State) -> LoggedModel:
         status_message=state.attr("status_message"),
         tags=state.items("tag") or None,
         params=state.items("param") or None,
-        metrics=[_model_metric(state.id, point, value) for point, value in state.points.items()] or None,
+        metrics=[_model_metric(state.id, p, state.points[p]) for p in sorted(state.points, key=_point_order)] or None,
     )
+
+
+def _point_order(point: Any) -> tuple[str, int, int, str]:
+    return point.name, point.time, point.step, point.run_id
 
 
 def _model_metric(model_id: str, point: Any, value: float) -> Metric:

@@ -64,9 +64,9 @@ def pairs(kind: str, id: str, field: str, items: Iterable[Any]) -> list[Event]:
 def folded(kind: str, id: str, events: Iterable[Event]) -> Entity:
     """What the events of a creation make, without asking the lake for it."""
     entity = Entity(kind, id)
-    for event in events:
+    for number, event in enumerate(events):
         if (event.kind, event.id) == (kind, id):
-            entity.fold(Stamp(0, ""), event.field, event.key, event.value)
+            entity.fold(Stamp(number, ""), event.field, event.key, event.value)
     return entity
 
 

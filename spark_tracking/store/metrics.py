@@ -53,7 +53,7 @@ class Metrics(Runs):
     ) -> PagedList[Metric]:
         """The points of one metric by time, step and value; all of them, or a page."""
         offset = offset_of(page_token)
-        points = self.lake.metric_history(run_id, metric_key)
+        points = self._history(run_id, metric_key)
         size = points.num_rows if max_results is None else max_results
         rows = _columns(points.slice(offset, size + 1))
         found = [Metric(metric_key, value, time, step) for time, step, value in zip(*rows)]
@@ -63,7 +63,7 @@ class Metrics(Runs):
         """The first points of one metric of several runs, by run id, time, step and value."""
         found: list[MetricWithRunId] = []
         for run_id in sorted(set(run_ids)):
-            points = self.lake.metric_history(run_id, metric_key).slice(0, max_results - len(found))
+            points = self._history(run_id, metric_key).slice(0, max_results - len(found))
             found += [_with_run(run_id, metric_key, value, time, step) for time, step, value in zip(*_columns(points))]
             if len(found) >= max_results:
                 break
@@ -71,7 +71,7 @@ class Metrics(Runs):
 
     def get_max_step_for_metric(self, run_id: str, metric_key: str) -> int:
         """The greatest step that the metric was logged at; 0 for none."""
-        return pc.max(self.lake.metric_history(run_id, metric_key)["metric_step"]).as_py() or 0
+        return pc.max(self._history(run_id, metric_key)["metric_step"]).as_py() or 0
 
     def get_metric_history_bulk_interval_from_steps(
         self, run_id: str, metric_key: str, steps: Sequence[int], max_results: int
@@ -95,8 +95,13 @@ class Metrics(Runs):
             found += [_with_run(run_id, metric_key, _value(row), row[1], row[0]) for row in sampled]
         return found
 
-    def _rows_by_step(self, run_id: str, key: str, start: int | None = None, end: int | None = None) -> list[Row]:
+    def _history(self, run_id: str, key: str) -> pa.Table:
+        """The points of one metric by time, step and value; none for a run that is not there (any more)."""
         points = self.lake.metric_history(run_id, key)
+        return points if points.num_rows and self.lake.get("run", run_id) else points.slice(0, 0)
+
+    def _rows_by_step(self, run_id: str, key: str, start: int | None = None, end: int | None = None) -> list[Row]:
+        points = self._history(run_id, key)
         if start is not None and end is not None:
             steps = points["metric_step"]
             points = points.filter(pc.and_(pc.greater_equal(steps, start), pc.less_equal(steps, end)))
@@ -110,9 +115,9 @@ def _blocks(run_id: str, experiment_id: str, metrics: Sequence[Metric]) -> list[
     kinds = {(m.model_id, m.dataset_name, m.dataset_digest) for m in metrics}
     if len(kinds) == 1:
         return [_block(run_id, experiment_id, metrics, *kinds.pop())]
-    groups: dict[Any, list[Metric]] = {kind: [] for kind in kinds}
+    groups: dict[Any, list[Metric]] = {}
     for m in metrics:
-        groups[m.model_id, m.dataset_name, m.dataset_digest].append(m)
+        groups.setdefault((m.model_id, m.dataset_name, m.dataset_digest), []).append(m)
     return [_block(run_id, experiment_id, group, *kind) for kind, group in groups.items()]
 
 

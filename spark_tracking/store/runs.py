@@ -131,7 +131,7 @@ class Runs(Experiments):
 
     # -- params and tags ----------------------------------------------------------------------------------------
 
-    def log_param(self, run_id: str, param: Param) -> Param:
+    def log_param(self, run_id: str, param: Param) -> None:
         """Log one param; the same value again is fine, another one is refused."""
         param = _validate_param(param.key, param.value)
         old = self._active_run(run_id).items("param").get(param.key)
@@ -142,7 +142,6 @@ class Runs(Experiments):
                 f"Changing param values is not allowed. Param with key='{param.key}' was already logged with "
                 f"value='{old}' for run ID='{run_id}'. Attempted logging new value '{param.value}'."
             )
-        return param
 
     def set_tag(self, run_id: str, tag: RunTag) -> None:
         """Set one tag; `mlflow.runName` also renames the run."""
