@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from spark_tracking.cluster.executors import executor_run as executor_run
     from spark_tracking.cluster.executors import executor_tracking as executor_tracking
     from spark_tracking.readers import read as read
+    from spark_tracking.jobs.doctor import doctor as doctor
     from spark_tracking.scoring import score_table as score_table
     from spark_tracking.scoring import score_udf as score_udf
     from spark_tracking.sources import use as use
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "doctor": "spark_tracking.jobs.doctor",
     "executor_run": "spark_tracking.cluster.executors",
     "executor_tracking": "spark_tracking.cluster.executors",
     "use": "spark_tracking.sources",

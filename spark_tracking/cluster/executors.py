@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import threading
 import time
 import uuid
 from collections.abc import Iterator, Mapping
@@ -30,6 +29,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from spark_tracking.cluster import place
+from spark_tracking.cluster.environment import temporary_variables
 from spark_tracking.errors import InvalidState
 
 if TYPE_CHECKING:
@@ -228,7 +228,7 @@ def executor_run(tracking: ExecutorTracking, key: object = None, *, child: bool 
     """
     import mlflow
 
-    with _environment({"MLFLOW_TRACKING_URI": tracking.uri, **_QUIET, **tracking._environment}):
+    with temporary_variables({"MLFLOW_TRACKING_URI": tracking.uri, **_QUIET, **tracking._environment}):
         client = mlflow.MlflowClient(tracking.uri, registry_uri=tracking.uri)
         if not child:
             yield from _into_driver_run(client, tracking)
@@ -312,29 +312,3 @@ def _task_tag() -> dict[str, str]:
     if task is None:
         return {}
     return {"spark_tracking.task": f"stage {task.stageId()}, partition {task.partitionId()}, attempt {task.attemptNumber()}"}
-
-
-_lock = threading.Lock()
-_blocks = 0
-_before: dict[str, str | None] = {}
-
-
-@contextmanager
-def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Set variables while any block of this process is open (a fan-out may have several, in threads), then put back what was."""
-    global _blocks
-    with _lock:
-        for name in variables.keys() - _before.keys():
-            _before[name] = os.environ.get(name)
-        os.environ.update(variables)
-        _blocks += 1
-    try:
-        yield
-    finally:
-        with _lock:
-            _blocks -= 1
-            if not _blocks:
-                for name in [name for name, text in _before.items() if text is None]:
-                    os.environ.pop(name, None)
-                os.environ.update({name: text for name, text in _before.items() if text is not None})
-                _before.clear()

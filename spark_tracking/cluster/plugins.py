@@ -1,29 +1,21 @@
 """MLflow's plug-ins on a cluster: which experiment a process logs to that names none, and what a run is tagged with.
 
-MLflow's own order stays: code, `MLFLOW_EXPERIMENT_NAME`, `MLFLOW_EXPERIMENT_ID`, then providers. MLflow loads this module while it
-is itself imported, so everything else of it is imported later.
+MLflow's own order stays: code, `MLFLOW_EXPERIMENT_NAME`, `MLFLOW_EXPERIMENT_ID`, then providers. Only MLflow imports this module, while
+it is itself imported: so it must not import `spark_tracking.errors`, whose own import may be what set MLflow's going.
 """
 
 from __future__ import annotations
 
 import os
-import string
 import sys
-import warnings
-from typing import TYPE_CHECKING
 
 from mlflow.tracking.context.abstract_context import RunContextProvider
 from mlflow.tracking.default_experiment.abstract_context import DefaultExperimentProvider
 
 from spark_tracking import config
-from spark_tracking.cluster import place
-from spark_tracking.destination import Destination, check_experiment, map_experiment
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
+from spark_tracking.cluster import experiments, place
 
 _ids: dict[tuple[str, str], str] = {}
-_warned: set[str] = set()
 
 
 class ExperimentProvider(DefaultExperimentProvider):
@@ -41,17 +33,17 @@ class ExperimentProvider(DefaultExperimentProvider):
             providers.insert(0, self)
 
     def in_context(self) -> bool:
-        warn_of_problem()
-        return experiment_name() is not None
+        experiments.warn_of_problem()
+        return experiments.experiment_name() is not None
 
     def get_experiment_id(self) -> str:
         import mlflow
 
-        name = experiment_name()
+        name = experiments.experiment_name()
         assert name is not None  # in_context has just said so
         key = (mlflow.get_tracking_uri(), name)
         if key not in _ids:
-            _ids[key] = get_or_create(mlflow.MlflowClient(), name)
+            _ids[key] = experiments.get_or_create(mlflow.MlflowClient(), name)
         return _ids[key]
 
 
@@ -62,7 +54,7 @@ class SourceTags(RunContextProvider):
     """
 
     def in_context(self) -> bool:
-        warn_of_problem()
+        experiments.warn_of_problem()
         return "pyspark" in sys.modules or bool(config.CONFIGURED.get()) or "DATABRICKS_RUNTIME_VERSION" in os.environ
 
     def tags(self) -> dict[str, str]:
@@ -71,85 +63,3 @@ class SourceTags(RunContextProvider):
         if task is not None:
             found["task"] = f"stage {task.stageId()}, partition {task.partitionId()}, attempt {task.attemptNumber()}"
         return {f"spark_tracking.{name}": value for name, value in found.items() if value}
-
-
-def experiment_name() -> str | None:
-    """The experiment for this process at the current tracking server, or None where MLflow's own choice stays.
-
-    Raises:
-        InvalidSetting: the setting's text is wrong (a start has checked it; a notebook may have changed it).
-    """
-    import mlflow
-
-    from spark_tracking.errors import SparkTrackingError
-
-    try:
-        kind = Destination.parse(mlflow.get_tracking_uri()).kind
-    except SparkTrackingError:
-        kind = "server"  # a database or the like, in a test or on a laptop: its names are as free
-    template = config.EXPERIMENT.get()
-    if template:
-        check_experiment(template, kind)
-        return _fill(template, kind)
-    if kind == "databricks" or not (config.CONFIGURED.get() or "DATABRICKS_RUNTIME_VERSION" in os.environ):
-        return None
-    own = place.notebook() or place.job()
-    return map_experiment(own, kind, place.user()) if own else None
-
-
-def get_or_create(client: MlflowClient, name: str) -> str:
-    """The id of an experiment, created if it is missing; fifty at once end with one.
-
-    Raises:
-        InvalidState: the experiment is in the trash.
-        MlflowException: the server cannot be reached or refuses.
-    """
-    from mlflow.exceptions import MlflowException
-
-    from spark_tracking.errors import InvalidState
-
-    found = client.get_experiment_by_name(name)
-    if found is None:
-        try:
-            return str(client.create_experiment(name))
-        except MlflowException:  # another came first; if it was anything else, there is still none
-            found = client.get_experiment_by_name(name)
-            if found is None:
-                raise
-    if found.lifecycle_stage == "deleted":
-        raise InvalidState(f"The experiment '{name}' is in the trash. Restore it, purge it, or set another {config.EXPERIMENT.name}.")
-    return str(found.experiment_id)
-
-
-def warn_of_problem() -> None:
-    """Warn once in a process that the cluster's start left tracking as it was, and why."""
-    if problem := config.PROBLEM.get():
-        _warn(f"spark-tracking did not set up this cluster: {problem} Runs go to {_current_uri()}. See `spark-tracking doctor`.")
-
-
-def _fill(template: str, kind: str) -> str | None:
-    fields = {name for _, name, _, _ in string.Formatter().parse(template) if name}
-    values = {field: getattr(place, field)() for field in fields}
-    if "notebook" in fields and values["notebook"] is None:
-        values["notebook"] = place.job()
-    if missing := sorted(field for field, value in values.items() if not value):
-        _warn(
-            f"{config.EXPERIMENT.name}='{template}' names {{{missing[0]}}}, which is not known in this process. "
-            "MLflow's default experiment is used; in a Spark task, spark_tracking.executor_run takes the driver's."
-        )
-        return None
-    return map_experiment(template.format(**values), kind, place.user())
-
-
-def _current_uri() -> str:
-    import mlflow
-
-    from spark_tracking.uri import redact
-
-    return redact(mlflow.get_tracking_uri())
-
-
-def _warn(message: str) -> None:
-    if message not in _warned:
-        _warned.add(message)
-        warnings.warn(message, stacklevel=2)

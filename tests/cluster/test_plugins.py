@@ -12,13 +12,13 @@ import mlflow
 import pytest
 from mlflow.tracking.default_experiment.databricks_notebook_experiment_provider import DatabricksNotebookExperimentProvider
 
-from spark_tracking.cluster import plugins
+from spark_tracking.cluster import experiments, plugins
 
 
 @pytest.fixture(autouse=True)
 def fresh_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plugins, "_ids", {})
-    monkeypatch.setattr(plugins, "_warned", set())
+    monkeypatch.setattr(experiments, "_warned", set())
     DatabricksNotebookExperimentProvider._resolve_notebook_experiment_id.cache_clear()
 
 
@@ -88,7 +88,7 @@ def test_an_experiment_in_the_trash_is_named_with_what_to_do(database: str, monk
 
 def test_a_field_that_is_not_known_here_warns_once_and_leaves_mlflows_default(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SPARK_TRACKING_EXPERIMENT", "{cluster}")
-    monkeypatch.setattr(plugins.place, "cluster", lambda: None)
+    monkeypatch.setattr(experiments.place, "cluster", lambda: None)
     with pytest.warns(UserWarning, match="cluster"):
         assert experiment_of_a_run() == "Default"
 
@@ -113,7 +113,7 @@ def test_runs_carry_cluster_job_and_notebook(database: str, databricks_notebook:
 def test_fifty_jobs_that_start_together_create_one_experiment(server: str) -> None:
     name = f"together-{uuid.uuid4().hex}"
     code = (  # two processes with 25 clients each, let go at once
-        "import concurrent.futures, sys, mlflow; from spark_tracking.cluster.plugins import get_or_create; "
+        "import concurrent.futures, sys, mlflow; from spark_tracking.cluster.experiments import get_or_create; "
         "print('ready', flush=True); sys.stdin.readline(); "
         "pool = concurrent.futures.ThreadPoolExecutor(25); "
         f"print(*pool.map(lambda _: get_or_create(mlflow.MlflowClient(), {name!r}), range(25)))"
@@ -133,3 +133,15 @@ def test_fifty_jobs_that_start_together_create_one_experiment(server: str) -> No
     ids = [text for job in jobs for text in job.communicate()[0].split()]
     assert len(ids) == 50
     assert len(set(ids)) == 1
+
+
+@pytest.mark.parametrize("first", ["spark_tracking.errors", "spark_tracking.cluster.doctor", "spark_tracking.cluster.executors", "mlflow"])
+def test_mlflow_finds_both_plug_ins_whatever_is_imported_first(first: str) -> None:
+    code = (
+        f"import warnings; warnings.simplefilter('error', UserWarning); import {first}; "
+        "from mlflow.tracking.default_experiment.registry import _default_experiment_provider_registry as experiments; "
+        "from mlflow.tracking.context.registry import _run_context_provider_registry as tags; "
+        "print(type(next(iter(experiments))).__name__, any(type(t).__name__ == 'SourceTags' for t in tags))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["ExperimentProvider", "True"]

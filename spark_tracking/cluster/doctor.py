@@ -1,0 +1,229 @@
+"""What applies in this process, by which rule, whether it works, and what to do where it does not."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from spark_tracking import config
+from spark_tracking.cluster import experiments
+from spark_tracking.cluster.environment import temporary_variables
+from spark_tracking.cluster.findings import ERROR, OK, WARNING, Finding
+from spark_tracking.cluster.versions import examine_java, examine_versions
+from spark_tracking.destination import Destination, resolve
+from spark_tracking.errors import SparkTrackingError
+from spark_tracking.uri import redact
+
+_CREDENTIALS = {
+    "server": ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_CLIENT_CERT_PATH"),
+    "databricks": ("DATABRICKS_HOST", "DATABRICKS_TOKEN", "DATABRICKS_CLIENT_ID", "DATABRICKS_CLIENT_SECRET", "DATABRICKS_CONFIG_PROFILE"),
+    "azureml": ("AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET", "AZURE_CLIENT_CERTIFICATE_PATH", "AZURE_FEDERATED_TOKEN_FILE"),
+    "lake": ("AWS_ACCESS_KEY_ID", "AWS_PROFILE", "AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_SAS_TOKEN",
+             "AZURE_CLIENT_ID", "GOOGLE_APPLICATION_CREDENTIALS"),
+}  # fmt: skip
+_REACH_SECONDS = "8"
+
+
+def examine(*, read_only: bool = False) -> Iterator[Finding]:
+    """Look at this process.
+
+    Args:
+        read_only: leave out the proof that we may write, which creates a run and deletes it.
+    """
+    yield from _start()
+    kind, uri = _kind()
+    yield from _tracking(uri)
+    yield from _experiment(kind)
+    yield from _credentials(kind)
+    yield from _reach(kind, uri, read_only)
+    yield from examine_versions()
+    yield from examine_java()
+
+
+def _kind() -> tuple[str, str]:
+    import mlflow
+
+    uri = mlflow.get_tracking_uri()
+    try:
+        return Destination.parse(uri).kind, uri
+    except SparkTrackingError:
+        return "other", uri
+
+
+def _start() -> Iterator[Finding]:
+    """What the cluster's start has left, and whether this process is younger than it."""
+    if problem := config.PROBLEM.get():
+        yield Finding(ERROR, "start", f"The start left tracking as it was: {problem}", "Correct the setting and restart the cluster.")
+        return
+    if config.URI.get() or config.AZURE_WORKSPACE.get() or config.AZURE_CONFIG.get():
+        try:
+            plan = resolve(find_region=lambda *_: "unknown")
+        except SparkTrackingError as error:
+            yield Finding(ERROR, "settings", error.message, "Correct the setting and restart the cluster.")
+        else:
+            for note in plan.notes:
+                yield Finding(WARNING, "settings", note)
+    current, now = config.CONFIGURED.get(), fingerprint_in(config.ENV_FILE.get())
+    if now and current != now:
+        text = f"This process was started with settings {current or '(none)'}, but {config.ENV_FILE.get()} now holds {now}."
+        yield Finding(WARNING, "start", text, "Restart the Spark daemon, the kernel or the shell that this process comes from.")
+    elif current:
+        yield Finding(OK, "start", f"The settings of the cluster's start apply ({config.ENV_FILE.get() or 'set by spark_tracking'}).")
+
+
+def fingerprint_in(path: str) -> str:
+    """Which state of the settings a file of the init script holds; '' without one."""
+    try:
+        found = re.search(r"^export SPARK_TRACKING_CONFIGURED=(\w+)$", Path(path).read_text(), re.MULTILINE)
+    except OSError:
+        return ""
+    return found[1] if found else ""
+
+
+def _tracking(uri: str) -> Iterator[Finding]:
+    import mlflow
+    from mlflow.tracking._model_registry import utils as registry
+    from mlflow.tracking._tracking_service import utils as tracking
+
+    if tracking._tracking_uri is not None:
+        rule = "mlflow.set_tracking_uri in this process"
+    elif os.environ.get("MLFLOW_TRACKING_URI"):
+        rule = "the cluster's start" if config.CONFIGURED.get() else "the variable MLFLOW_TRACKING_URI"
+    else:
+        rule = "the default of the platform or MLflow: nothing else is set"
+    yield Finding(OK, "tracking", f"{redact(uri)}, by {rule}.")
+    if rule.startswith("the default") and not uri.startswith("databricks"):
+        fix = f"Set {config.URI.name} for the cluster, or MLFLOW_TRACKING_URI."
+        yield Finding(WARNING, "tracking", "No tracking server is set, so runs stay on this machine.", fix)
+    if registry._registry_uri is not None:
+        rule = "mlflow.set_registry_uri in this process"
+    elif os.environ.get("MLFLOW_REGISTRY_URI"):
+        rule = "the variable MLFLOW_REGISTRY_URI"
+    else:
+        rule = "the Spark setting spark.mlflow.modelRegistryUri, or the tracking server"
+    yield Finding(OK, "registry", f"{redact(mlflow.get_registry_uri())}, by {rule}.")
+
+
+def _experiment(kind: str) -> Iterator[Finding]:
+    from mlflow.tracking import fluent
+
+    for value, rule in (
+        (fluent._active_experiment_id and f"id {fluent._active_experiment_id}", "mlflow.set_experiment in this process"),
+        (os.environ.get("MLFLOW_EXPERIMENT_NAME"), "the variable MLFLOW_EXPERIMENT_NAME"),
+        (os.environ.get("MLFLOW_EXPERIMENT_ID"), "the variable MLFLOW_EXPERIMENT_ID"),
+    ):
+        if value:
+            yield Finding(OK, "experiment", f"{value}, by {rule}.")
+            return
+    try:
+        name = experiments.experiment_name()
+    except SparkTrackingError as error:
+        yield Finding(ERROR, "experiment", error.message, f"Correct {config.EXPERIMENT.name}.")
+        return
+    if name:
+        rule = f"{config.EXPERIMENT.name}='{config.EXPERIMENT.get()}'" if config.EXPERIMENT.get() else "the notebook's or job's own name"
+        yield Finding(OK, "experiment", f"{name}, by {rule}; created at first use where it is missing.")
+    else:
+        text = "the notebook's own, by Databricks." if kind == "databricks" else "Default, since nothing names another."
+        yield Finding(OK, "experiment", text)
+
+
+def _credentials(kind: str) -> Iterator[Finding]:
+    names = [name for name in _CREDENTIALS.get(kind, ()) if os.environ.get(name)]
+    if names:
+        yield Finding(OK, "credentials", f"{', '.join(names)} from the environment (values are not shown).")
+    elif kind in ("server", "databricks", "azureml"):
+        yield Finding(OK, "credentials", "none in the environment; a profile, the node's identity or an open server is used.")
+    for name in ("MLFLOW_TRACKING_TOKEN", "DATABRICKS_TOKEN"):
+        if name in names and (expires := token_expiry(os.environ[name])) is not None:
+            yield _expiry(name, expires)
+    if kind == "azureml":
+        yield from _azure()
+
+
+def _azure() -> Iterator[Finding]:
+    from spark_tracking.cluster import azureml
+
+    try:
+        azureml.check_plugin()
+        found = azureml.token("https://ml.azure.com/.default")
+    except (SparkTrackingError, ImportError) as error:
+        yield Finding(ERROR, "Azure ML", str(error), "See docs/platforms/azure-ml.md.")
+        return
+    yield _expiry("the token of Azure ML, which renews itself,", float(found.expires_on))
+
+
+def token_expiry(token: str) -> float | None:
+    """When a JSON web token expires, in seconds since 1970; None for one of another kind. The signature is not looked at."""
+    try:
+        body = token.split(".")[1]
+        return float(json.loads(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)))["exp"])
+    except (IndexError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _expiry(name: str, expires: float) -> Finding:
+    minutes = (expires - time.time()) / 60
+    if minutes <= 0:
+        return Finding(ERROR, "credentials", f"{name} expired {-minutes:.0f} minutes ago.", "Renew it in the secret scope and restart.")
+    level = WARNING if minutes < 60 and "renews" not in name else OK
+    return Finding(
+        level, "credentials", f"{name} expires in {minutes:.0f} minutes.", "Long jobs need one that lives longer." if level != OK else ""
+    )
+
+
+def _reach(kind: str, uri: str, read_only: bool) -> Iterator[Finding]:
+    import mlflow
+
+    with temporary_variables({"MLFLOW_HTTP_REQUEST_TIMEOUT": _REACH_SECONDS, "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}):
+        client = mlflow.MlflowClient()
+        begun = time.perf_counter()
+        try:
+            client.search_experiments(max_results=1)
+        except Exception as error:
+            yield Finding(ERROR, "read", f"The server cannot be read: {_short(error)}", _fix_for(error, kind))
+            return
+        yield Finding(OK, "read", f"The server answers ({(time.perf_counter() - begun) * 1000:.0f} ms).")
+        if not read_only:
+            yield _write(client, kind)
+
+
+def _write(client: Any, kind: str) -> Finding:
+    """Create a run, log to it and delete it: nothing less proves that the next job may."""
+    from mlflow.tracking import fluent
+
+    try:
+        name = experiments.experiment_name()
+        found = client.get_experiment_by_name(name) if name else None
+        number = found.experiment_id if found else fluent._active_experiment_id or (None if kind == "databricks" else "0")
+        if number is None:
+            return Finding(OK, "write", "Not tried: the experiment is only known inside a notebook or job.")
+        run = client.create_run(number, run_name="spark-tracking doctor", tags={"spark_tracking.doctor": "true"})
+        try:
+            client.log_metric(run.info.run_id, "probe", 1.0)
+        finally:
+            client.delete_run(run.info.run_id)
+    except Exception as error:
+        return Finding(ERROR, "write", f"A run cannot be written: {_short(error)}", _fix_for(error, kind))
+    return Finding(OK, "write", f"A run was written to experiment {number} and deleted again.")
+
+
+def _fix_for(error: Exception, kind: str) -> str:
+    code = str(getattr(error, "error_code", ""))
+    text = str(error)
+    if code in ("PERMISSION_DENIED", "UNAUTHENTICATED") or re.search(r"\b40[13]\b", text):
+        return "Check the credentials above and the rights of the identity on the server."
+    if kind == "lake":
+        return "Check that the root exists, is the same for every node, and that the identity may read and write it."
+    return "Check the address, that the server runs, and that this network may reach it (proxy, firewall, private link)."
+
+
+def _short(error: Exception) -> str:
+    text = redact(" ".join(str(error).split()))
+    return text if len(text) <= 300 else text[:297] + "..."

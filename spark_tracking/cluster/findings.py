@@ -1,0 +1,55 @@
+"""What the doctor tells: findings, and the report that they make."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+
+OK, WARNING, ERROR = "ok", "warning", "error"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at.
+
+    Attributes:
+        level: `ok`, `warning` or `error`.
+        subject: what it is about, in a word or two.
+        text: what was found, and by which rule; never a secret.
+        fix: what to do; empty where there is nothing to do.
+    """
+
+    level: str
+    subject: str
+    text: str
+    fix: str = ""
+
+
+@dataclass(frozen=True)
+class Report:
+    """All findings, in the order in which they were made.
+
+    Example:
+        >>> print(spark_tracking.doctor())                               # doctest: +SKIP
+    """
+
+    findings: tuple[Finding, ...]
+
+    @property
+    def healthy(self) -> bool:
+        """Whether no finding is an error."""
+        return all(finding.level != ERROR for finding in self.findings)
+
+    def to_json(self) -> str:
+        """`{"healthy": …, "findings": [{"level", "subject", "text", "fix"}, …]}`."""
+        return json.dumps({"healthy": self.healthy, "findings": [asdict(finding) for finding in self.findings]}, indent=2)
+
+    def __str__(self) -> str:
+        lines = []
+        for finding in self.findings:
+            lines.append(f"{finding.level:8} {finding.subject:14} {finding.text}")
+            if finding.fix:
+                lines.append(f"{'':8} {'':14} -> {finding.fix}")
+        return "\n".join(lines)
+
+    __repr__ = __str__

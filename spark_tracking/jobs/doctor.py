@@ -1,0 +1,93 @@
+"""The doctor, on this process and, with a Spark session, on every executor."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from spark_tracking.cluster.doctor import examine
+from spark_tracking.cluster.findings import WARNING, Finding, Report
+from spark_tracking.cluster.nodes import NodeReport, compare, node_reporter
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+_SPREAD_SECONDS = 0.4  # a task waits this long, so that the next one goes to another executor
+
+
+def doctor(spark: SparkSession | None = None, *, read_only: bool = False) -> Report:
+    """Say what tracking this process has, by which rule, whether it works, and what to do where it does not.
+
+    Args:
+        spark: a session, classic or Connect, whose executors are looked at, too.
+        read_only: do not create (and delete) a run to prove that we may write.
+
+    Example:
+        >>> spark_tracking.doctor(spark)                                 # doctest: +SKIP
+    """
+    findings = list(examine(read_only=read_only))
+    if spark is not None:
+        findings += _examine_executors(spark)
+    return Report(tuple(findings))
+
+
+def session(master: str | None = None) -> SparkSession:
+    """The running session, or one on `master`, or on what Spark's own configuration says."""
+    from pyspark.sql import SparkSession
+
+    builder = SparkSession.builder.appName("spark-tracking doctor").config("spark.ui.showConsoleProgress", "false")
+    if master and master.startswith("sc://"):
+        builder = builder.remote(master)
+    elif master:
+        builder = builder.master(master)
+    return builder.getOrCreate()
+
+
+def _examine_executors(spark: SparkSession) -> list[Finding]:
+    report = node_reporter()
+    driver = report()
+    driver["environ"]["MLFLOW_TRACKING_URI"] = _tracking_uri()
+    expected = _executors(spark)
+    seen: dict[str, NodeReport] = {}
+    for tasks in (4, 16, 64):
+        seen |= {found["executor"]: found for found in _ask(spark, report, tasks * max(1, expected))}
+        if len(seen) >= expected:
+            break
+    findings = list(compare(driver, seen))
+    if len(seen) < expected:
+        text = f"Only {len(seen)} of {expected} executors answered."
+        findings.append(Finding(WARNING, "executors", text, "Run the doctor again while the cluster is idle."))
+    return findings
+
+
+def _ask(spark: SparkSession, report: Any, tasks: int) -> list[NodeReport]:
+    spread = _SPREAD_SECONDS
+
+    def answer(batches: Iterator[Any]) -> Iterator[Any]:
+        import json
+        import time
+
+        import pandas
+
+        for _ in batches:
+            time.sleep(spread)
+            yield pandas.DataFrame({"report": [json.dumps(report())]})
+
+    rows = spark.range(0, tasks, 1, tasks).mapInPandas(answer, "report string").collect()
+    return [json.loads(row.report) for row in rows]
+
+
+def _executors(spark: SparkSession) -> int:
+    """How many executors a classic session has; 1 where that cannot be known (Connect)."""
+    try:
+        infos = spark.sparkContext._jsc.sc().statusTracker().getExecutorInfos()
+        return max(1, len(infos) - 1)  # the driver counts as one
+    except Exception:  # PySparkNotImplementedError in Connect, and what else a platform hides
+        return 1
+
+
+def _tracking_uri() -> str:
+    import mlflow
+
+    return str(mlflow.get_tracking_uri())

@@ -1,0 +1,176 @@
+"""The doctor: what applies, by which rule, whether it works, and what to do."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import mlflow
+import pytest
+from click.testing import CliRunner
+
+from spark_tracking.cli.doctor import doctor as command
+from spark_tracking.cluster.doctor import examine, fingerprint_in, token_expiry
+from spark_tracking.cluster.findings import ERROR, OK, WARNING, Finding, Report
+from spark_tracking.cluster.nodes import compare, node_reporter
+from spark_tracking.cluster.versions import unmet
+
+
+def findings(subject: str, *, read_only: bool = True) -> list[Finding]:
+    return [finding for finding in examine(read_only=read_only) if finding.subject == subject]
+
+
+def test_a_healthy_server_is_read_and_written_and_the_probe_is_gone(server: str) -> None:
+    mlflow.set_tracking_uri(server)
+    assert [finding.level for finding in findings("read", read_only=False) + findings("write", read_only=False)] == [OK, OK]
+    assert not mlflow.search_runs(["0"], filter_string="tags.spark_tracking.doctor = 'true'", output_format="list")
+
+
+def test_a_lake_is_read_and_written(lake_uri: str) -> None:
+    mlflow.set_tracking_uri(lake_uri)
+    assert [finding.level for finding in findings("read", read_only=False) + findings("write", read_only=False)] == [OK, OK]
+
+
+def test_each_rule_that_decides_the_server_is_named(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "set_tracking_uri" in findings("tracking")[0].text
+    mlflow.set_tracking_uri(None)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", database)
+    assert "variable MLFLOW_TRACKING_URI" in findings("tracking")[0].text
+    monkeypatch.setenv("SPARK_TRACKING_CONFIGURED", "abc")
+    assert "cluster's start" in findings("tracking")[0].text
+
+
+def test_each_rule_that_decides_the_experiment_is_named(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "Default" in findings("experiment")[0].text
+    monkeypatch.setenv("SPARK_TRACKING_EXPERIMENT", "team/{user}")
+    monkeypatch.setenv("SPARK_USER", "ann")
+    assert "team/ann, by SPARK_TRACKING_EXPERIMENT='team/{user}'" in findings("experiment")[0].text
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "theirs")
+    assert "MLFLOW_EXPERIMENT_NAME" in findings("experiment")[0].text
+    mlflow.set_experiment("code")
+    assert "set_experiment" in findings("experiment")[0].text
+
+
+def test_looking_creates_no_experiment(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPARK_TRACKING_EXPERIMENT", "not-yet")
+    list(examine())
+    assert mlflow.get_experiment_by_name("not-yet") is None
+
+
+def test_a_server_that_does_not_answer_is_said_within_seconds_with_a_fix() -> None:
+    mlflow.set_tracking_uri("http://127.0.0.1:9")
+    begun = time.monotonic()
+    (finding,) = findings("read")
+    assert finding.level == ERROR
+    assert finding.fix
+    assert time.monotonic() - begun < 15
+
+
+def test_no_secret_is_ever_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://ann:hush-1@127.0.0.1:9")
+    monkeypatch.setenv("SPARK_TRACKING_URI", "http://ann:hush-2@127.0.0.1:9")
+    for name in ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "DATABRICKS_TOKEN", "AZURE_CLIENT_SECRET"):
+        monkeypatch.setenv(name, "hush-3")
+    report = Report(tuple(examine()))
+    assert "MLFLOW_TRACKING_PASSWORD" in str(report)
+    assert "hush" not in str(report) + report.to_json()
+
+
+def jwt(expires: float) -> str:
+    body = base64.urlsafe_b64encode(json.dumps({"exp": expires}).encode()).decode().rstrip("=")
+    return f"head.{body}.signature"
+
+
+def test_a_tokens_expiry_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    mlflow.set_tracking_uri("http://127.0.0.1:9")
+    for minutes, level in ((-5, ERROR), (10, WARNING), (600, OK)):
+        monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", jwt(time.time() + 60 * minutes))
+        assert findings("credentials")[-1].level == level
+    assert token_expiry("dapi0123") is None
+
+
+def test_the_problem_of_a_start_is_the_first_finding(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPARK_TRACKING_PROBLEM", "the package could not be installed")
+    first = next(examine())
+    assert (first.level, first.subject) == (ERROR, "start")
+    assert "could not be installed" in first.text
+
+
+def test_a_process_that_is_older_than_its_file_is_told(database: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    file = tmp_path / "env.sh"
+    file.write_text("export SPARK_TRACKING_CONFIGURED=bbb\n")
+    monkeypatch.setenv("SPARK_TRACKING_ENV_FILE", str(file))
+    monkeypatch.setenv("SPARK_TRACKING_CONFIGURED", "aaa")
+    (finding,) = findings("start")
+    assert finding.level == WARNING
+    assert "Restart" in finding.fix
+    assert fingerprint_in(str(file)) == "bbb"
+
+
+def test_an_old_databricks_runtime_is_told_what_works(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABRICKS_RUNTIME_VERSION", "15.4")
+    (finding,) = findings("runtime")
+    assert "%pip install" in finding.text
+    assert "17.3" in finding.fix
+
+
+def test_versions_that_break_what_a_package_declares_are_named() -> None:
+    assert unmet("spark-tracking", {"spark-tracking": "0.1.0", "deltalake": "2.0.0"}) == [
+        "spark-tracking 0.1.0 needs deltalake<1.7,>=1.6.0, and 2.0.0 is installed."
+    ]
+    assert "pandas" in unmet("spark-tracking", {"spark-tracking": "0.1.0", "pandas": "3.0.0"})[0]
+    newer = {"spark-tracking": "0.1.0", "mlflow-skinny": "3.17.2"}
+    assert unmet("spark-tracking", newer) == []
+    assert "mlflow-skinny<=3.15" in unmet("spark-tracking", {**newer, "azureml-mlflow": "1.62.0"})[0]
+
+
+def test_differences_between_driver_and_executors_are_shown_with_the_executor() -> None:
+    driver = node_reporter()()
+    driver["environ"]["MLFLOW_TRACKING_URI"] = "http://h:5000"
+    same = json.loads(json.dumps(driver))
+    assert [finding.level for finding in compare(driver, {"a/1": same})] == [OK]
+    other = json.loads(json.dumps(driver))
+    other["environ"]["MLFLOW_TRACKING_URI"] = ""
+    other["versions"]["mlflow-skinny"] = "2.1.0"
+    other["held"] = "newer"
+    found = list(compare(driver, {"a/1": same, "b/2": other}))
+    assert {finding.level for finding in found} == {ERROR, WARNING}
+    assert all("b/2" in finding.text for finding in found)
+    assert all(finding.fix for finding in found)
+
+
+def test_the_command_exits_by_health_and_prints_json(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
+    well = CliRunner().invoke(command, ["--json", "--read-only"])
+    assert json.loads(well.stdout)["healthy"] is True
+    assert well.exit_code == 0
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    assert CliRunner().invoke(command, ["--read-only"]).exit_code == 1
+
+
+def test_no_java_is_a_warning_with_what_to_do(database: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("JAVA_HOME", str(tmp_path))
+    (finding,) = findings("Java")
+    assert finding.level == WARNING
+    java = tmp_path / "bin" / "java"
+    java.parent.mkdir()
+    java.write_text("#!/bin/sh\necho 'openjdk version \"11.0.2\"' >&2\n")
+    java.chmod(stat.S_IRWXU)
+    (finding,) = findings("Java")
+    assert finding.level == ERROR
+
+
+def test_it_looks_where_there_is_no_pyspark(database: str) -> None:
+    code = (
+        "import sys; sys.modules['pyspark'] = None; from spark_tracking.cluster.doctor import examine; "
+        "print({finding.level for finding in examine(read_only=True) if finding.subject == 'read'})"
+    )
+    environ = {**os.environ, "MLFLOW_TRACKING_URI": database}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environ)
+    assert done.stdout.strip() == "{'ok'}"
