@@ -31,7 +31,8 @@ def _files(uri: str | None) -> list[tuple[str, int | None]]:
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
     repository = get_artifact_repository(uri)
-    files, folders = [], [None]
+    files: list[tuple[str, int | None]] = []
+    folders: list[str | None] = [None]
     while folders:
         for info in repository.list_artifacts(folders.pop()):
             if info.is_dir:

@@ -90,8 +90,8 @@ class LakeReader(Reader):
 
     def _scan(self, query: Query, columns: list[str], part: Range) -> pa.RecordBatchReader:
         predicate = _PREDICATES[query.spec.filter](query.filter)
-        where = search.all_of(predicate, *_conditions(query, part))
-        where = None if where == "true" else where
+        predicate = search.all_of(predicate, *_conditions(query, part))
+        where = None if predicate == "true" else predicate
         try:
             return self._lake.scan(query.table, columns, where, version=query.version, as_of=_time(query.timestamp))
         except NotFound as error:

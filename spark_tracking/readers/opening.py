@@ -12,7 +12,7 @@ from spark_tracking.readers.base import Reader
 from spark_tracking.readers.query import Query, milliseconds
 from spark_tracking.uri import is_lake_uri
 
-DATABASES = ("sqlite", "postgresql", "postgres", "mysql", "mssql")
+DATABASES = ("sqlite", "postgresql", "postgres", "mysql")
 Time = str | int | date | datetime
 
 
@@ -20,7 +20,7 @@ def open_reader(tracking_uri: str, *, requests_per_second: float | None = None) 
     """The reader for a tracking server.
 
     Args:
-        tracking_uri: `delta:` and its kin (a lake), `sqlite:`, `postgresql:`, `mysql:`, `mssql:` (an MLflow database), or what
+        tracking_uri: `delta:` and its kin (a lake), `sqlite:`, `postgresql:`, `mysql:` (an MLflow database), or what
             MLflow reaches over REST: `http(s):`, `databricks`, `azureml:` and other plug-ins.
         requests_per_second: at most so many requests a second, over REST.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import date, datetime, time, timezone
+from itertools import pairwise
 from typing import Any
 
 from spark_tracking.errors import InvalidInput
@@ -32,7 +33,7 @@ class Range:
             [Range(low=None, high=5), Range(low=5, high=None)]
         """
         ends = [None, *bounds, None]
-        return [Range(low, high) for low, high in zip(ends, ends[1:])]
+        return [Range(low, high) for low, high in pairwise(ends)]
 
 
 EVERYTHING = Range()

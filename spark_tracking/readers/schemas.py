@@ -93,7 +93,7 @@ TABLES: dict[str, Table] = {
             ARTIFACTS,
             ("run_id", "path"),
             "runs",
-            "The files below the runs' artifact folders, listed and not downloaded; `path` is relative to `artifact_uri`, `file_size` in bytes.",
+            "The files below the runs' artifact folders, only listed; `path` is relative to `artifact_uri`, `file_size` in bytes.",
         ),
         Table(
             "experiments_latest",

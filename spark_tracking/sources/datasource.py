@@ -116,7 +116,7 @@ class MlflowReader(DataSourceReader):
         share = request.requests_per_second and request.requests_per_second / len(ranges)
         return [MlflowPartition(range, share) for range in ranges]
 
-    def read(self, partition: InputPartition) -> Iterator[pa.RecordBatch]:  # type: ignore[override]
+    def read(self, partition: InputPartition) -> Iterator[pa.RecordBatch]:
         """The rows of a range as of now."""
         assert isinstance(partition, MlflowPartition)
         schema = TABLES[self._request.query.table].schema

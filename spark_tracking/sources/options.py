@@ -102,12 +102,12 @@ def parse_options(options: Mapping[str, str], table: str | None, defaults: Defau
         given.get("view_type", "active_only").lower(),
         milliseconds(given.get("start_after"), "start_after"),
         milliseconds(given.get("start_before"), "start_before"),
-        _number(given, "version", int, 0),
+        _whole(given, "version", 0),
         milliseconds(given.get("timestamp"), "timestamp"),
         ordered=False,
     )
     uri = _tracking_uri(given.get("tracking_uri"), defaults, environ)
-    return Request(uri, query, _number(given, "partitions", int, 1), _number(given, "requests_per_second", float, 0.001))
+    return Request(uri, query, _whole(given, "partitions", 1), _number(given, "requests_per_second"))
 
 
 _FORGETS = (
@@ -170,14 +170,19 @@ def _names(text: str | None) -> tuple[str, ...]:
     return (text,)
 
 
-def _number(given: Mapping[str, str], name: str, kind: type, least: float) -> int | float | None:
-    if name not in given:
-        return None
+def _whole(given: Mapping[str, str], name: str, least: int) -> int | None:
+    text = given.get(name)
+    if text is not None and not (text.strip().isdigit() and int(text) >= least):
+        raise InvalidInput(f"The option {name}='{text}' is not a whole number of {least} or more.")
+    return None if text is None else int(text)
+
+
+def _number(given: Mapping[str, str], name: str) -> float | None:
+    text = given.get(name)
     try:
-        number: int | float = kind(given[name])
-        if number < least:
-            raise ValueError
+        number = None if text is None else float(text)
     except ValueError:
-        what = "whole number" if kind is int else "number"
-        raise InvalidInput(f"The option {name}='{given[name]}' is not a {what} of {least} or more.") from None
+        number = 0.0
+    if number is not None and not 0 < number < float("inf"):
+        raise InvalidInput(f"The option {name}='{text}' is not a number above 0.")
     return number

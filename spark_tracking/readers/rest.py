@@ -1,0 +1,261 @@
+"""Reading a tracking server over MLflow's REST API.
+
+Runs are paged by their start, not by page tokens: tokens of MLflow's server are offsets, and a run that is deleted in
+between would move others past them. The next page asks for what started at the last run's millisecond or later and drops
+what it has already seen. Tokens only lead through runs of one millisecond.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
+from typing import Any
+
+import pyarrow as pa
+
+from spark_tracking.errors import InvalidInput, NotFound
+from spark_tracking.readers import rest_json
+from spark_tracking.readers.base import DERIVED, Reader
+from spark_tracking.readers.filters import parse
+from spark_tracking.readers.query import EVERYTHING, Query, Range
+from spark_tracking.readers.rest_http import Http
+from spark_tracking.readers.rest_json import Json
+
+PAGE_RUNS = 2_000
+PAGE_POINTS = 25_000
+PAGE_OTHERS = 1_000
+PAGE_MODELS = 50
+EXPERIMENTS_PER_REQUEST = 100
+PARTS = 8
+AT_ONCE = 4
+PROBES = 24
+_VIEWS = {"active_only": "ACTIVE_ONLY", "deleted_only": "DELETED_ONLY", "all": "ALL"}
+
+
+class RestReader(Reader):
+    """Any server with MLflow's REST API: `http(s)://`, `databricks`, `azureml://` and other plug-ins."""
+
+    def __init__(self, tracking_uri: str, requests_per_second: float | None = None) -> None:
+        self._http = Http(tracking_uri, requests_per_second)
+
+    @property
+    def name(self) -> str:
+        return f"the tracking server {self._http.shown}"
+
+    def ping(self) -> None:
+        self._http.post("experiments/search", {"max_results": 1}, attempts=3)
+
+    def experiments(self, query: Query) -> dict[str, str]:
+        self.ping()
+        found = {}
+        for path, asked in (("experiments/get", "experiment_id"), ("experiments/get-by-name", "experiment_name")):
+            for value in (query.experiment_ids or ()) if asked == "experiment_id" else query.experiment_names:
+                try:
+                    experiment = self._http.get(path, **{asked: value})["experiment"]
+                except (NotFound, InvalidInput):
+                    continue
+                found[experiment["experiment_id"]] = experiment["name"]
+        return found
+
+    def check_filter(self, query: Query) -> None:
+        if query.spec.filter != "logged_models":  # MLflow's parser of these needs the whole of MLflow; the server has it
+            parse(query.spec.filter, query.filter)
+        if query.version is not None or query.timestamp is not None:
+            raise InvalidInput("version= and timestamp= are for lakes; a tracking server keeps no past states.")
+
+    def split(self, query: Query, parts: int | None) -> list[Range]:
+        table = DERIVED.get(query.table, query.table)
+        if table not in ("runs", "runs_latest", "run_metrics_history") or parts == 1:
+            return [EVERYTHING]
+        return Range.between(self._bounds(query, parts or PARTS))
+
+    def _bounds(self, query: Query, parts: int) -> list[int]:
+        """Start times that cut the runs into parts of about equal size, from a few looks at how dense they lie."""
+
+        def look(low: int | None, high: int | None) -> tuple[int, float] | None:
+            """The first run at or after `low`, and runs per millisecond there."""
+            page = self._search(query, low, high, 10)
+            if not page:
+                return None
+            starts = [_start(run) for run in page]
+            return starts[0], len(starts) / (1 + starts[-1] - starts[0])
+
+        first, last = look(None, None), self._search(query, None, None, 1, "DESC")
+        if first is None or not last or _start(last[0]) <= first[0]:
+            return []
+        cells: list[tuple[float, int, int, float]] = []
+
+        def add(low: int, high: int, density: float) -> None:
+            heapq.heappush(cells, (-(high - low) * density, low, high, density))
+
+        add(first[0], _start(last[0]) + 1, first[1])
+        for _ in range(PROBES):
+            _, low, high, density = heapq.heappop(cells)
+            middle = (low + high) // 2
+            if middle == low:
+                add(low, high, density)
+                break
+            found = look(middle, high)
+            add(low, middle, density)
+            if found:
+                add(found[0], high, found[1])
+        cells.sort(key=lambda cell: cell[1])
+        return _cut([(low, high, density) for _, low, high, density in cells], parts)
+
+    def _batches(self, query: Query, part: Range) -> Iterator[pa.RecordBatch]:
+        batches = self._unordered(query, part)
+        if not query.ordered:
+            yield from batches
+            return
+        table = pa.Table.from_batches(batches, query.spec.schema)
+        yield from table.sort_by([(name, "ascending") for name in query.spec.order]).to_batches(PAGE_RUNS)
+
+    def _unordered(self, query: Query, part: Range) -> Iterator[pa.RecordBatch]:
+        if query.table in ("runs", "runs_latest"):
+            yield from self._at_once(query, part, lambda page: [rest_json.runs(page, query.table)])
+        elif query.table == "run_metrics_history":
+            yield from self._points(query, part)
+        elif query.table == "logged_models_latest":
+            for ids in self._experiment_ids(query):
+                order = [{"field_name": "creation_timestamp", "ascending": True}]
+                models = {"experiment_ids": ids, "filter": query.filter, "max_results": PAGE_MODELS, "order_by": order}
+                yield from map(rest_json.logged_models, self._pages("logged-models/search", "models", models))
+        elif query.table == "experiments_latest":
+            for page in self._list_experiments(query, query.filter):
+                yield rest_json.experiments(page)
+        else:
+            path, key = {"registered_models_latest": ("registered-models", "registered_models")}.get(
+                query.table, ("model-versions", "model_versions")
+            )
+            convert = rest_json.registered_models if key == "registered_models" else rest_json.model_versions
+            body: dict[str, Any] = {"filter": query.filter, "max_results": PAGE_OTHERS}
+            yield from map(convert, self._pages(f"{path}/search", key, body, "GET"))
+
+    # -- runs -------------------------------------------------------------------------------------------------
+
+    def _at_once(self, query: Query, part: Range, convert: Any) -> Iterator[pa.RecordBatch]:
+        """The pages of a range as batches; the whole key space, which is nobody's task, by several requests at once."""
+        if part != EVERYTHING:
+            for page in self._runs(query, part):
+                yield from convert(page)
+            return
+        ranges = self.split(query, AT_ONCE * 2)
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            for batches in pool.map(lambda range: [b for page in self._runs(query, range) for b in convert(page)], ranges):
+                yield from batches
+
+    def _runs(self, query: Query, part: Range) -> Iterator[list[Json]]:
+        for ids in self._experiment_ids(query):
+            low, high = part.low, part.high
+            seen: set[str] = set()
+            while True:
+                page, token = self._search_page(query, ids, low, high, PAGE_RUNS)
+                while token and _start(page[-1]) == low:  # a whole page within one millisecond
+                    yield [run for run in page if run["info"]["run_id"] not in seen]
+                    seen.update(run["info"]["run_id"] for run in page)
+                    page, token = self._search_page(query, ids, low, high, PAGE_RUNS, token=token)
+                fresh = [run for run in page if run["info"]["run_id"] not in seen]
+                if fresh:
+                    yield fresh
+                if not token or not page:
+                    break
+                low = _start(page[-1])
+                seen = {run["info"]["run_id"] for run in page if _start(run) == low}
+
+    def _search(self, query: Query, low: int | None, high: int | None, count: int, order: str = "ASC") -> list[Json]:
+        """The first or last few runs of a range, over all experiments."""
+        found = [self._search_page(query, ids, low, high, count, order)[0] for ids in self._experiment_ids(query)]
+        return sorted(chain(*found), key=_start, reverse=order == "DESC")[:count]
+
+    def _search_page(
+        self, query: Query, ids: list[str], low: Any, high: Any, count: int, order: str = "ASC", token: str | None = None
+    ) -> tuple[list[Json], str | None]:
+        lows, highs = ([end for end in ends if end is not None] for ends in ((low, query.start_after), (high, query.start_before)))
+        clauses = [query.filter] if query.filter and query.filter.strip() else []
+        clauses += [f"attributes.start_time >= {max(lows)}"] if lows else []
+        clauses += [f"attributes.start_time < {min(highs)}"] if highs else []
+        body = {
+            "experiment_ids": ids,
+            "filter": " AND ".join(clauses) or None,
+            "run_view_type": _VIEWS[query.view_type],
+            "max_results": count,
+            "order_by": [f"attributes.start_time {order}"],
+            "page_token": token,
+        }
+        answer = self._http.post("runs/search", body)
+        return answer.get("runs", []), answer.get("next_page_token")
+
+    def _points(self, query: Query, part: Range) -> Iterator[pa.RecordBatch]:
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            for page in self._runs(query, part):
+                series = [(run, metric["key"]) for run in page for metric in run.get("data", {}).get("metrics", ())]
+                for start in range(0, len(series), AT_ONCE * 4):  # no further ahead than this, whoever is slow
+                    for batches in pool.map(self._series, *zip(*series[start : start + AT_ONCE * 4])):
+                        yield from batches
+
+    def _series(self, run: Json, name: str) -> list[pa.RecordBatch]:
+        """The history of one metric; a point that is logged in between may move others to the next page, never past it."""
+        batches: list[pa.RecordBatch] = []
+        seen: set[tuple[Any, ...]] = set()
+        token = None
+        while True:
+            answer = self._http.get(
+                "metrics/get-history", run_id=run["info"]["run_id"], metric_key=name, max_results=PAGE_POINTS, page_token=token
+            )
+            page, token = answer.get("metrics", []), answer.get("next_page_token")
+            if token or seen:
+                points = {(p["timestamp"], p.get("step", 0), p["value"]): p for p in page}
+                page = [p for key, p in points.items() if key not in seen]
+                seen = set(points)
+            if page:
+                batches.append(rest_json.points(run, name, page))
+            if not token:
+                return batches
+
+    # -- the others -------------------------------------------------------------------------------------------
+
+    def _experiment_ids(self, query: Query) -> Iterator[list[str]]:
+        ids = query.experiment_ids
+        if ids is None:
+            view = query if query.view_type == "active_only" else query.of("experiments_latest")
+            pages = self._list_experiments(view, None, everything=query.view_type != "active_only")
+            ids = tuple(experiment["experiment_id"] for page in pages for experiment in page)
+        for start in range(0, len(ids), EXPERIMENTS_PER_REQUEST):
+            yield list(ids[start : start + EXPERIMENTS_PER_REQUEST])
+
+    def _list_experiments(self, query: Query, filter: str | None, everything: bool = False) -> Iterator[list[Json]]:
+        view = "ALL" if everything else _VIEWS[query.view_type]
+        body = {"filter": filter, "view_type": view, "max_results": PAGE_OTHERS, "order_by": ["experiment_id ASC"]}
+        wanted = None if query.experiment_ids is None or everything else set(query.experiment_ids)
+        for page in self._pages("experiments/search", "experiments", body):
+            yield [experiment for experiment in page if wanted is None or experiment["experiment_id"] in wanted]
+
+    def _pages(self, path: str, key: str, body: dict[str, Any], method: str = "POST") -> Iterator[list[Json]]:
+        token = None
+        while True:
+            asked = {**body, "page_token": token}
+            answer = self._http.get(path, **asked) if method == "GET" else self._http.post(path, asked)
+            if page := answer.get(key):
+                yield page
+            token = answer.get("next_page_token")
+            if not token:
+                return
+
+
+def _start(run: Json) -> int:
+    return int(run["info"].get("start_time") or 0)
+
+
+def _cut(cells: list[tuple[int, int, float]], parts: int) -> list[int]:
+    """Times that cut cells (from, to, density) into parts of equal weight."""
+    total = sum((high - low) * density for low, high, density in cells)
+    bounds: list[int] = []
+    done = 0.0
+    for low, high, density in cells:
+        weight = (high - low) * density
+        while len(bounds) < parts - 1 and done + weight >= (target := total * (len(bounds) + 1) / parts):
+            bounds.append(low + round((target - done) / density))
+        done += weight
+    return sorted(set(bounds))

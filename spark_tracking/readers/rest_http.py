@@ -1,0 +1,168 @@
+"""Requests to an MLflow server: MLflow's credentials and plug-ins, our patience.
+
+All readers of a process share one rate limit per server. It obeys `Retry-After` (seconds or a date, RFC 9110 section
+10.2.3) for all of them at once, so that a refusal to one is heeded by the others.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import orjson
+from mlflow.utils.rest_utils import http_request
+
+from spark_tracking.errors import InvalidInput, InvalidUri, NotFound, PermissionRefused, SparkTrackingError, Unavailable
+from spark_tracking.uri import redact
+
+_log = logging.getLogger(__name__)
+_RETRIED = (408, 429, 500, 502, 503, 504)
+ATTEMPTS = 10
+TIMEOUT_SECONDS = 120
+LONGEST_PAUSE = 60.0
+
+
+class RateLimit:
+    """At most so many requests a second, and none before a server's `Retry-After` is over."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._next = 0.0
+
+    def wait(self, per_second: float | None) -> None:
+        """Sleep until the next request may go."""
+        with self._lock:
+            now = time.monotonic()
+            start = max(now, self._next)
+            self._next = start + (1 / per_second if per_second else 0)
+        if start > now:
+            time.sleep(start - now)
+
+    def pause(self, seconds: float) -> None:
+        """No request of anybody for so long."""
+        with self._lock:
+            self._next = max(self._next, time.monotonic() + seconds)
+
+
+_limits: dict[str, RateLimit] = {}
+
+
+class Http:
+    """One server.
+
+    Attributes:
+        shown: its URI without credentials.
+    """
+
+    def __init__(self, tracking_uri: str, requests_per_second: float | None) -> None:
+        self.shown = redact(tracking_uri)
+        self._credentials = _host_credentials(tracking_uri)
+        self._per_second = requests_per_second
+        self._limit = _limits.setdefault(tracking_uri, RateLimit())
+
+    def get(self, path: str, **parameters: Any) -> Any:
+        """GET `/api/2.0/mlflow/<path>`; the parsed answer."""
+        return self._call("GET", path, {"params": {k: v for k, v in parameters.items() if v is not None}})
+
+    def post(self, path: str, body: Mapping[str, Any], attempts: int = ATTEMPTS) -> Any:
+        """POST a search, which changes nothing, so that it can be repeated."""
+        return self._call("POST", path, {"json": {k: v for k, v in body.items() if v is not None}}, attempts)
+
+    def _call(self, method: str, path: str, arguments: Mapping[str, Any], attempts: int = ATTEMPTS) -> Any:
+        reason = ""
+        for attempt in range(attempts):
+            self._limit.wait(self._per_second)
+            try:
+                response = http_request(
+                    self._credentials(),
+                    f"/api/2.0/mlflow/{path}",
+                    method,
+                    max_retries=0,
+                    raise_on_status=False,
+                    timeout=TIMEOUT_SECONDS,
+                    **arguments,
+                )
+            except SparkTrackingError:
+                raise
+            except Exception as error:  # connection errors come as several classes, by way of MLflow's or Databricks' client
+                reason = redact(str(error)) if "@" in str(error) else str(error)
+                seconds = None
+            else:
+                if response.status_code == 200:
+                    return orjson.loads(response.content or b"{}")
+                if response.status_code not in _RETRIED:
+                    raise _refusal(response, self.shown, path)
+                reason = f"status {response.status_code}"
+                seconds = _retry_after(response.headers.get("Retry-After"))
+            if attempt + 1 < attempts:
+                self._back_off(attempt, seconds, reason)
+        raise Unavailable(
+            f"The tracking server {self.shown} did not answer {path} after {attempts} attempts ({reason[:300]}). "
+            "Check that it runs and can be reached from this machine; a busy server may need requests_per_second=."
+        )
+
+    def _back_off(self, attempt: int, retry_after: float | None, reason: str) -> None:
+        seconds = min(LONGEST_PAUSE, 0.2 * 2**attempt)
+        _log.info("%s: %s; trying again", self.shown, reason)
+        if retry_after is not None:
+            self._limit.pause(min(retry_after, 10 * LONGEST_PAUSE))
+            seconds = 0.2
+        time.sleep(seconds * random.uniform(0.5, 1.5))
+
+
+def _host_credentials(tracking_uri: str) -> Any:
+    """The function by which MLflow's client, or a plug-in's, finds host and credentials."""
+    from mlflow.store.tracking.rest_store import RestStore
+    from mlflow.tracking._tracking_service.utils import _get_store
+
+    scheme = tracking_uri.split(":", 1)[0].lower()
+    if scheme in ("", "file", "mssql") or tracking_uri.startswith(("/", ".")):
+        raise InvalidUri(
+            f"'{redact(tracking_uri)}' cannot be read. Expected a lake (delta:///…), an MLflow database (sqlite:///…, postgresql://…, "
+            "mysql://…) or a server (http://…, https://…, databricks, azureml://…)."
+        )
+    try:
+        store = _get_store(tracking_uri)
+    except Exception as error:
+        raise InvalidUri(f"MLflow knows no tracking server for '{redact(tracking_uri)}': {str(error).splitlines()[0]}") from None
+    if not isinstance(store, RestStore):
+        raise InvalidUri(
+            f"'{redact(tracking_uri)}' leads to a {type(store).__name__}, which is neither a lake, a database nor a server with REST."
+        )
+    return store.get_host_creds
+
+
+def _retry_after(text: str | None) -> float | None:
+    if not text:
+        return None
+    try:
+        return max(0.0, float(text))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
+    except (TypeError, ValueError):
+        return None
+
+
+def _refusal(response: Any, shown: str, path: str) -> SparkTrackingError:
+    try:
+        answer = orjson.loads(response.content)
+        said = str(answer.get("message") or answer)
+    except (orjson.JSONDecodeError, AttributeError):
+        said = response.text[:300]
+    said = said.strip().rstrip(".")
+    if response.status_code in (401, 403):
+        return PermissionRefused(
+            f"The tracking server {shown} refused {path} (status {response.status_code}): {said}. Check MLFLOW_TRACKING_USERNAME and "
+            "MLFLOW_TRACKING_PASSWORD, MLFLOW_TRACKING_TOKEN, or the platform's credentials, and call spark_tracking.use(spark) again "
+            "after a change. A notebook's own token cannot be renewed on the workers: use a service principal for long reads."
+        )
+    if response.status_code == 404:
+        return NotFound(f"The tracking server {shown} has no such thing ({path}): {said}. Is it an MLflow server of a recent version?")
+    return InvalidInput(f"The tracking server {shown} did not accept {path} (status {response.status_code}): {said}.")

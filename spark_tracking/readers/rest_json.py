@@ -1,0 +1,182 @@
+"""Pages of MLflow's REST API as columns. Format: https://mlflow.org/docs/latest/rest-api.html"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import accumulate
+from typing import Any
+
+import pyarrow as pa
+
+from spark_tracking.lake import tables as lake_tables
+from spark_tracking.readers.assemble import times
+from spark_tracking.readers.schemas import TABLES
+
+Json = Mapping[str, Any]
+_STRINGS = lake_tables.STRINGS
+_MODEL_STATUS = {"LOGGED_MODEL_PENDING": "PENDING", "LOGGED_MODEL_READY": "READY", "LOGGED_MODEL_UPLOAD_FAILED": "FAILED"}
+
+
+def runs(page: Sequence[Json], table: str) -> pa.RecordBatch:
+    """Runs as rows of `runs` or `runs_latest`."""
+    infos, data = [run["info"] for run in page], [run.get("data", {}) for run in page]
+    metrics = [d.get("metrics", ()) for d in data]
+    columns = {
+        **{name: _texts(infos, name) for name in ("run_id", "experiment_id", "status", "artifact_uri", "run_name", "lifecycle_stage")},
+        "created_by": _texts(infos, "user_id"),
+        "start_time": _times(infos, "start_time"),
+        "end_time": _times(infos, "end_time"),
+        "metrics": pairs(metrics, pa.float64(), float),
+        "params": pairs([d.get("params", ()) for d in data]),
+        "tags": pairs([d.get("tags", ()) for d in data]),
+    }
+    if table != "runs":
+        inputs, outputs = [run.get("inputs", {}) for run in page], [run.get("outputs", {}) for run in page]
+        columns |= {
+            "aggregated_metrics": pa.array([_aggregates(m) for m in metrics], lake_tables.AGGREGATES),
+            "datasets": pa.array([_datasets(i.get("dataset_inputs", ())) for i in inputs], lake_tables.DATASETS),
+            "model_inputs": pa.array([sorted(m["model_id"] for m in i.get("model_inputs", ())) for i in inputs], pa.list_(pa.string())),
+            "model_outputs": pa.array([_links(o.get("model_outputs", ())) for o in outputs], lake_tables.LINKS),
+        }
+    return batch(table, columns, len(page))
+
+
+def points(run: Json, name: str, page: Sequence[Json]) -> pa.RecordBatch:
+    """Points of one metric of a run as rows of `run_metrics_history`."""
+    info = run["info"]
+    columns = {
+        "run_id": pa.array([info["run_id"]] * len(page), pa.string()),
+        "experiment_id": pa.array([info["experiment_id"]] * len(page), pa.string()),
+        "metric_name": pa.array([name] * len(page), pa.string()),
+        "metric_time": _times(page, "timestamp"),
+        "metric_step": pa.array([int(p.get("step", 0)) for p in page], pa.int64()),
+        "metric_value": pa.array([float(p["value"]) for p in page], pa.float64()),
+    }
+    return batch("run_metrics_history", columns, len(page))
+
+
+def experiments(page: Sequence[Json]) -> pa.RecordBatch:
+    """Rows of `experiments_latest`."""
+    deleted = [{"at": e.get("last_update_time")} if e.get("lifecycle_stage") == "deleted" else {} for e in page]
+    columns = {
+        **{name: _texts(page, name) for name in ("experiment_id", "name", "artifact_location", "lifecycle_stage")},
+        "create_time": _times(page, "creation_time"),
+        "update_time": _times(page, "last_update_time"),
+        "delete_time": _times(deleted, "at"),
+        "tags": pairs([e.get("tags", ()) for e in page]),
+    }
+    return batch("experiments_latest", columns, len(page))
+
+
+def logged_models(page: Sequence[Json]) -> pa.RecordBatch:
+    """Rows of `logged_models_latest`."""
+    infos, data = [model["info"] for model in page], [model.get("data", {}) for model in page]
+    for info in infos:
+        info["status"] = _MODEL_STATUS.get(info.get("status"), "UNSPECIFIED")
+        info["lifecycle_stage"] = "active"  # the server shows no others
+    columns = {
+        **{name: _texts(infos, name) for name in ("model_id", "experiment_id", "name", "model_type", "source_run_id", "status")},
+        **{name: _texts(infos, name) for name in ("status_message", "artifact_uri", "lifecycle_stage")},
+        "create_time": _times(infos, "creation_timestamp_ms"),
+        "update_time": _times(infos, "last_updated_timestamp_ms"),
+        "params": pairs([d.get("params", ()) for d in data]),
+        "tags": pairs([i.get("tags", ()) for i in infos]),
+        "metrics": _model_metrics([d.get("metrics", ()) for d in data]),
+    }
+    return batch("logged_models_latest", columns, len(page))
+
+
+def registered_models(page: Sequence[Json]) -> pa.RecordBatch:
+    """Rows of `registered_models_latest`."""
+    aliases = [[{"key": a["alias"], "value": a["version"]} for a in m.get("aliases", ())] for m in page]
+    columns = {
+        **{name: _texts(page, name) for name in ("name", "description")},
+        "create_time": _times(page, "creation_timestamp"),
+        "update_time": _times(page, "last_updated_timestamp"),
+        "tags": pairs([m.get("tags", ()) for m in page]),
+        "aliases": pairs(aliases, pa.int64(), int),
+    }
+    return batch("registered_models_latest", columns, len(page))
+
+
+def model_versions(page: Sequence[Json]) -> pa.RecordBatch:
+    """Rows of `model_versions_latest`."""
+    texts = ("name", "description", "current_stage", "source", "run_id", "run_link", "status", "status_message", "model_id")
+    columns = {
+        **{name: _texts(page, name) for name in texts},
+        "created_by": _texts(page, "user_id"),
+        "version": pa.array([int(v["version"]) for v in page], pa.int64()),
+        "create_time": _times(page, "creation_timestamp"),
+        "update_time": _times(page, "last_updated_timestamp"),
+        "tags": pairs([v.get("tags", ()) for v in page]),
+    }
+    return batch("model_versions_latest", columns, len(page))
+
+
+def batch(table: str, columns: Mapping[str, pa.Array], rows: int) -> pa.RecordBatch:
+    """The table's columns in their order and type; null where there are none of that name."""
+    schema = TABLES[table].schema
+    arrays = [columns[f.name].cast(f.type) if f.name in columns else pa.nulls(rows, f.type) for f in schema]
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def pairs(
+    items: Iterable[Iterable[Json]], type_: pa.DataType = lake_tables.STRING, convert: Callable[[Any], Any] | None = None
+) -> pa.Array:
+    """Lists of {"key": …, "value": …} as maps, sorted by key."""
+    ordered = [sorted(item, key=_key) if item else () for item in items]
+    flat = [pair for item in ordered for pair in item]
+    values = [pair.get("value", "") for pair in flat] if convert is None else [convert(pair["value"]) for pair in flat]
+    offsets = [0, *accumulate(map(len, ordered))]
+    keys = pa.array([pair["key"] for pair in flat], pa.string())
+    return pa.MapArray.from_arrays(pa.array(offsets, pa.int32()), keys, pa.array(values, type_))
+
+
+def _key(pair: Json) -> bytes:
+    key: str = pair["key"]
+    return key.encode("utf-8", "surrogatepass")
+
+
+def _texts(items: Sequence[Json], name: str) -> pa.Array:
+    return pa.array([item.get(name) or None for item in items], pa.string())
+
+
+def _times(items: Sequence[Json], name: str) -> pa.Array:
+    values = [item.get(name) for item in items]
+    return times(pa.array([None if value in (None, "") else int(value) for value in values], pa.int64()))
+
+
+def _aggregates(metrics: Iterable[Json]) -> list[dict[str, Any]]:
+    return [{"metric_name": m["key"], "latest_value": float(m["value"])} for m in sorted(metrics, key=_key)]
+
+
+def _datasets(inputs: Iterable[Json]) -> list[dict[str, Any]]:
+    rows = [
+        {**{name: use["dataset"].get(name) for name in ("name", "digest", "source_type", "source", "schema", "profile")},
+         "tags": sorted((tag["key"], tag["value"]) for tag in use.get("tags", ()))}
+        for use in inputs
+    ]  # fmt: skip
+    return sorted(rows, key=lambda row: (row["name"], row["digest"]))
+
+
+def _links(outputs: Iterable[Json]) -> list[dict[str, Any]]:
+    return sorted(({"model_id": o["model_id"], "step": int(o.get("step", 0))} for o in outputs), key=lambda o: o["model_id"])
+
+
+def _model_metrics(items: Iterable[Iterable[Json]]) -> pa.Array:
+    rows = [
+        [
+            {
+                "metric_name": m["key"],
+                "value": float(m["value"]),
+                "step": int(m.get("step", 0)),
+                "metric_time": int(m["timestamp"]) * 1000,
+                "run_id": m.get("run_id"),
+                "dataset_name": m.get("dataset_name"),
+                "dataset_digest": m.get("dataset_digest"),
+            }
+            for m in sorted(metrics, key=lambda m: (m["key"], int(m.get("step", 0)), int(m["timestamp"])))
+        ]
+        for metrics in items
+    ]
+    return pa.array(rows, lake_tables.MODEL_METRICS)

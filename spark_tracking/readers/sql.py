@@ -1,0 +1,201 @@
+"""A connection to an MLflow database that gives columns: over ADBC where its driver is installed, else over SQLAlchemy.
+
+ADBC fetches columns without making Python objects of them: four times as fast as sqlite3's rows (200,000 rows of three
+texts: 0.1 s instead of 0.8). ConnectorX took 0.25 s and knows neither read-only files nor snapshots.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+from urllib.parse import quote, unquote, urlsplit
+
+import pyarrow as pa
+
+from spark_tracking.errors import InvalidUri, NotFound, PermissionRefused, SparkTrackingError, Unavailable
+from spark_tracking.uri import redact
+
+BATCH_ROWS = 65_536
+_BUSY_MILLISECONDS = 60_000
+_DIALECTS = {"sqlite": "sqlite", "postgresql": "postgresql", "postgres": "postgresql", "mysql": "mysql"}
+
+
+class Connection(Protocol):
+    """What both kinds can do."""
+
+    def stream(self, sql: str, schema: pa.Schema, rows: int) -> Iterator[pa.RecordBatch]:
+        """The rows of a query as batches of at most `rows`; the columns of `schema` in this order."""
+
+    def begin(self) -> None:
+        """Let the queries until `end` see one state."""
+
+    def end(self) -> None:
+        """Let go of what `begin` took."""
+
+
+class Database:
+    """An MLflow database, open for reading.
+
+    Attributes:
+        dialect: `sqlite`, `postgresql` or `mysql`.
+        shown: the URI without a password.
+    """
+
+    def __init__(self, uri: str) -> None:
+        scheme, _, rest = uri.partition(":")
+        self.dialect = _DIALECTS[scheme.split("+")[0].lower()]
+        self.shown = redact(uri)
+        self._uri = f"{self.dialect}:{rest}"
+        with self._errors():
+            self._connection = _adbc(self.dialect, self._uri) or _sqlalchemy(self.dialect, uri)
+
+    def table(self, sql: str, schema: pa.Schema) -> pa.Table:
+        """All rows of a query."""
+        # In one batch: SQLite's driver takes a column's type from the first batch, which may hold nothing but nulls.
+        with self._errors():
+            return pa.Table.from_batches(self._connection.stream(sql, schema, 1 << 30), schema)
+
+    def stream(self, sql: str, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+        """The rows of a query whose columns are never null, in batches."""
+        with self._errors():
+            yield from self._connection.stream(sql, schema, BATCH_ROWS)
+
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """The queries in here see one state. Keep it short: on SQLite a reader holds up writers' commits."""
+        with self._errors():
+            self._connection.begin()
+        try:
+            yield
+        finally:
+            self._connection.end()
+
+    def text(self, value: str) -> str:
+        """`value` as a literal."""
+        value = value.replace("'", "''")
+        return "'" + (value.replace("\\", "\\\\") if self.dialect == "mysql" else value) + "'"
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except SparkTrackingError:
+            raise
+        except Exception as error:
+            raise _translated(error, self.shown, self._uri) from None
+
+
+def _translated(error: Exception, shown: str, uri: str) -> SparkTrackingError:
+    """The driver's error as ours, without the password that drivers like to repeat."""
+    said = str(getattr(error, "orig", None) or error).strip().splitlines()
+    reason = said[0] if said else type(error).__name__
+    password = urlsplit(uri).password
+    if password:
+        reason = reason.replace(password, "***").replace(unquote(password), "***")
+    state = str(getattr(error, "sqlstate", None) or getattr(getattr(error, "orig", None), "pgcode", None) or "")
+    lower = reason.lower()
+    if state == "42P01" or "no such table" in lower or ("relation" in lower and "does not exist" in lower):
+        return NotFound(f"The database {shown} holds no MLflow tables ({reason}). Is it the one that MLflow's server uses?")
+    if state.startswith(("28", "42501")) or "authentication failed" in lower or "permission denied" in lower or "access denied" in lower:
+        return PermissionRefused(f"The database {shown} refused: {reason}. Check the user, and the password (PGPASSWORD or the URI's).")
+    return Unavailable(f"The database {shown} cannot be read: {reason}. Check that it is there and can be reached from this machine.")
+
+
+# -- ADBC -------------------------------------------------------------------------------------------------------
+
+
+class _Adbc:
+    def __init__(self, connection: Any, rows_option: str | None, preparation: tuple[str, ...], begin: str | None) -> None:
+        self._connection = connection
+        self._rows_option = rows_option
+        self._begin = begin
+        for statement in preparation:
+            self._execute(statement)
+
+    def stream(self, sql: str, schema: pa.Schema, rows: int) -> Iterator[pa.RecordBatch]:
+        with self._connection.cursor() as cursor:
+            if self._rows_option:
+                cursor.adbc_statement.set_options(**{self._rows_option: str(min(rows, 1 << 24))})
+            cursor.execute(sql)
+            for batch in cursor.fetch_record_batch():
+                columns = [column.cast(field.type) for column, field in zip(batch.columns, schema)]
+                yield pa.RecordBatch.from_arrays(columns, schema=schema)
+
+    def begin(self) -> None:
+        self._connection.adbc_connection.set_autocommit(False)
+        if self._begin:
+            self._execute(self._begin)
+
+    def end(self) -> None:
+        self._connection.adbc_connection.rollback()
+        self._connection.adbc_connection.set_autocommit(True)
+
+    def _execute(self, statement: str) -> None:
+        with self._connection.cursor() as cursor:
+            cursor.execute(statement)
+            cursor.fetchall()
+
+
+def _adbc(dialect: str, uri: str) -> Connection | None:
+    try:
+        if dialect == "sqlite":
+            import adbc_driver_sqlite.dbapi as sqlite
+
+            connection = sqlite.connect(_sqlite_file(uri), autocommit=True)
+            # MLflow's LIKE minds the case.
+            preparation = (f"PRAGMA busy_timeout = {_BUSY_MILLISECONDS}", "PRAGMA case_sensitive_like = true")
+            return _Adbc(connection, "adbc.sqlite.query.batch_rows", preparation, None)
+        if dialect == "postgresql":
+            import adbc_driver_postgresql.dbapi as postgresql
+
+            connection = postgresql.connect(uri, autocommit=True)
+            return _Adbc(connection, None, (), "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+    except ImportError:
+        pass
+    return None
+
+
+def _sqlite_file(uri: str) -> str:
+    """SQLite's own URI, read-only, from SQLAlchemy's."""
+    match = re.match(r"sqlite(?:\+\w+)?:///([^?]*)", uri)
+    if match is None or not match.group(1) or match.group(1) == ":memory:":
+        raise InvalidUri(f"'{redact(uri)}' names no database file. Expected sqlite:////absolute/path or sqlite:///relative/path.")
+    return f"file:{quote(match.group(1))}?mode=ro"
+
+
+# -- SQLAlchemy -------------------------------------------------------------------------------------------------
+
+
+class _SqlAlchemy:
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+
+    def stream(self, sql: str, schema: pa.Schema, rows: int) -> Iterator[pa.RecordBatch]:
+        result = self._connection.execution_options(stream_results=True).exec_driver_sql(sql)
+        while found := result.fetchmany(min(rows, BATCH_ROWS)):
+            columns = [pa.array(column, field.type) for column, field in zip(zip(*found), schema)]
+            yield pa.RecordBatch.from_arrays(columns, schema=schema)
+
+    def begin(self) -> None:
+        """A transaction is begun by its first query."""
+
+    def end(self) -> None:
+        self._connection.rollback()
+
+
+def _sqlalchemy(dialect: str, uri: str) -> Connection:
+    try:
+        import sqlalchemy
+    except ImportError as error:
+        raise InvalidUri(
+            f"Reading '{redact(uri)}' takes a driver that is not installed here. Install it on every machine that reads: "
+            "pip install 'spark-tracking[database]'"
+        ) from error
+    address = f"sqlite:///{_sqlite_file(uri)}&uri=true" if dialect == "sqlite" else uri
+    level = {} if dialect == "sqlite" else {"isolation_level": "REPEATABLE READ"}
+    connection = sqlalchemy.create_engine(address, poolclass=sqlalchemy.pool.NullPool, **level).connect()
+    if dialect == "sqlite":
+        connection.exec_driver_sql("PRAGMA case_sensitive_like = true")
+    return _SqlAlchemy(connection)
