@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -137,3 +138,8 @@ def redact(text: str) -> str:
     if at and ":" in head.split("//", 1)[-1]:
         text = head.split("//", 1)[0] + "//***@" + tail
     return text.split("?", 1)[0]
+
+
+def without_queries(text: str) -> str:
+    """`text` with the query of every URL in it cut off: an object store's error may quote a signed one."""
+    return re.sub(r"(\w://[^\s?'\"]*)\?[^\s'\"]*", r"\1?…", text)

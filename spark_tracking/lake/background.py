@@ -6,9 +6,8 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 
-from spark_tracking.lake.flush import leadership
+from spark_tracking.lake.storage import Storage
 
 _log = logging.getLogger(__name__)
 
@@ -24,10 +23,10 @@ class Background(threading.Thread):
     """
 
     def __init__(
-        self, root: Path, flush: Callable[[], bool], refresh: Callable[[], object], seconds: float, refresh_seconds: float
+        self, files: Storage, flush: Callable[[], bool], refresh: Callable[[], object], seconds: float, refresh_seconds: float
     ) -> None:
         super().__init__(name="spark-tracking-flush", daemon=True)
-        self._root = root
+        self._files = files
         self._flush, self._refresh = flush, refresh
         self._seconds, self._refresh_seconds = seconds, refresh_seconds
         self._wake = threading.Event()
@@ -58,11 +57,11 @@ class Background(threading.Thread):
                 self._complained = False
             except BaseException as error:  # delta-rs panics with a BaseException; nothing acknowledged is at risk
                 if not self._complained:
-                    _log.warning("The lake at %s could not be flushed and will be tried again: %s", self._root, error)
+                    _log.warning("The lake at %s could not be flushed and will be tried again: %s", self._files.root, error)
                 self._complained = True
 
     def _work(self, urgent: bool) -> None:
-        with leadership(self._root, wait=urgent) as leader:
+        with self._files.leadership(wait=urgent) as leader:
             if not leader:
                 return
             self._unrefreshed = self._flush() or self._unrefreshed

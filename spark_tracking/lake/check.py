@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from spark_tracking.lake.columns import fold_rows
-from spark_tracking.lake.journal import Journal, writer_of
+from spark_tracking.lake.journal import writer_of
 from spark_tracking.lake.log import Table
 from spark_tracking.lake.maintain import open_table
+from spark_tracking.lake.record import damaged
 from spark_tracking.lake.refresh import Folding
 from spark_tracking.lake.state import Entity, Stamp
+from spark_tracking.lake.storage import AnyJournal, Storage
 from spark_tracking.lake.tables import BY_NAME, DERIVED, EVENTS_LOG, METRICS_LOG
 from spark_tracking.lake.view import View
 
@@ -41,29 +42,29 @@ class Report:
         return not self.problems
 
 
-def check(root: Path, view: View) -> Report:
+def check(files: Storage, view: View) -> Report:
     """Check the lake as of now; `view` is a freshly polled reader's.
 
     Writers may go on meanwhile: an entity that differs is compared again before it counts.
     """
     report = Report()
-    truth = rebuild_state(root)
+    truth = rebuild_state(files)
     for spec in DERIVED:
         mine = {id: e for (kind, id), e in truth.items() if kind == spec.kind and e.exists}
         report.counted[spec.kind] = len(mine)
         report.problems += list(_differences(spec.kind, mine, view))[:SHOWN]
-    report.problems += _journal_problems(Journal(root))
-    report.problems += _missing_files(root)
-    report.notes += _dangling(root, truth)
+    report.problems += _journal_problems(files.journal())
+    report.problems += _missing_files(files)
+    report.notes += _dangling(files, truth)
     return report
 
 
-def rebuild_state(root: Path) -> Folding:
+def rebuild_state(files: Storage) -> Folding:
     """Everything the journals and the logs say, folded; journals first, as rows move from there to the logs."""
     entities = Folding()
-    journal = Journal(root)
+    journal = files.journal()
     records = [(s, r) for s in journal.segments() for r in journal.read(s, 0) or ()]
-    events, metrics = Table(str(root), EVENTS_LOG), Table(str(root), METRICS_LOG)
+    events, metrics = Table(files.root, EVENTS_LOG), Table(files.root, METRICS_LOG)
     fold_rows(entities, events.select(None), METRICS_LOG.schema.empty_table())
     for batch in metrics.batches():
         fold_rows(entities, EVENTS_LOG.schema.empty_table(), batch)
@@ -83,6 +84,8 @@ def _differences(kind: str, truth: dict[str, Entity], view: View) -> Iterator[st
     seen = view.get_many(kind, sorted(ids))
     for id in sorted(ids):
         expected, found = truth.get(id), seen.get(id)
+        if expected is None and found is None:
+            continue  # news of something whose creation is not there (yet)
         if expected is None or found is None:
             where = "in the derived table but not in the logs" if expected is None else "in the logs but not shown"
             yield f"{kind} '{id}' is {where}. Mend it with: spark-tracking lake rebuild"
@@ -97,22 +100,27 @@ def _holds(found: Entity, expected: Entity) -> bool:
     return (both.fields, both.metrics, both.points) == (found.fields, found.metrics, found.points)
 
 
-def _journal_problems(journal: Journal) -> Iterator[str]:
-    for segment in journal.segments():
-        for position in journal.corrupt(segment):
-            yield f"Journal segment '{segment}' has a damaged record at byte {position}; restore it from a backup."
+def _journal_problems(journal: AnyJournal) -> Iterator[str]:
+    for piece in journal.pieces():
+        for position in damaged(journal.content(piece) or b""):
+            yield f"Journal segment '{piece.segment}' has a damaged record at byte {piece.start + position}; restore it from a backup."
 
 
-def _missing_files(root: Path) -> Iterator[str]:
+def _missing_files(files: Storage) -> Iterator[str]:
     for spec in BY_NAME.values():
-        for path in open_table(str(root), spec).files()["path"].to_pylist():
-            if not (root / spec.name / path).exists():
+        paths = open_table(files.root, spec).files()["path"].to_pylist()
+        there = {file.name for file in files.files(spec.name)}
+        for path in paths:
+            if path not in there:
                 yield f"{spec.name}: the data file '{path}' is missing; restore it from a backup."
 
 
-def _dangling(root: Path, truth: Folding) -> Iterator[str]:
+def _dangling(files: Storage, truth: Folding) -> Iterator[str]:
     live = {e.id for e in truth.values() if e.exists}
-    artifacts = root / "artifacts"
-    for folder in sorted(p for p in artifacts.glob("*/*") if p.is_dir()):
-        ids = [p.name for p in folder.iterdir()] if folder.name == "models" else [folder.name]
-        yield from (f"Artifacts of '{id}' lie in '{folder}', but no such run or model is known." for id in ids if id not in live)
+    for experiment in files.folders("artifacts"):
+        for name in files.folders(f"artifacts/{experiment}"):
+            folder = f"artifacts/{experiment}/{name}"
+            ids = files.folders(folder) if name == "models" else [name]
+            yield from (
+                f"Artifacts of '{id}' lie in '{files.root}/{folder}', but no such run or model is known." for id in ids if id not in live
+            )

@@ -2,38 +2,19 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Sequence
 
 import pyarrow as pa
 
 from spark_tracking.lake.columns import event_rows, metric_rows
-from spark_tracking.lake.journal import Journal, writer_of
+from spark_tracking.lake.journal import writer_of
 from spark_tracking.lake.log import Raced, Table, transaction
 from spark_tracking.lake.maintain import COMPACT_EVERY, compact
-from spark_tracking.lake.record import Record
+from spark_tracking.lake.record import Record, damaged, decode
+from spark_tracking.lake.storage import AnyJournal, Piece
 from spark_tracking.lake.tables import EVENTS_LOG, METRICS_LOG
 
 ATTEMPTS = 50
-
-
-@contextmanager
-def leadership(root: Path, wait: bool) -> Iterator[bool]:
-    """Hold the lake's flush lock; yields whether it was got. The kernel frees it when the process dies."""
-    fd = os.open(root / "_journal" / "flush.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o666)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except BlockingIOError:
-        os.close(fd)
-        yield False
-        return
-    try:
-        yield True
-    finally:
-        os.close(fd)
 
 
 class Flusher:
@@ -43,7 +24,7 @@ class Flusher:
     handle that commits, so a record cannot get in twice.
     """
 
-    def __init__(self, root: str, journal: Journal) -> None:
+    def __init__(self, root: str, journal: AnyJournal) -> None:
         self._journal = journal
         self.events = Table(root, EVENTS_LOG)
         self.metrics = Table(root, METRICS_LOG)
@@ -51,45 +32,44 @@ class Flusher:
         self._durable = {self.events: -1, self.metrics: -1}
         self._retired: dict[Table, list[str]] = {self.events: [], self.metrics: []}
 
-    def flush(self) -> bool:
-        """Flush all journals as they are now; returns whether anything was committed."""
-        segments = self._journal.segments()
-        moved = self._flush_log(self.events, segments)
-        return self._flush_log(self.metrics, segments) or moved
+    def flush(self, own: str = "") -> bool:
+        """Flush all journals as they are now, and remove what nobody adds to any more; returns whether anything was committed.
 
-    def reap(self, own: str = "") -> None:
-        """Flush and remove the segments of dead writers, and `own`, which this process has let go of."""
-        dead = [s for s in self._journal.segments() if s == own or self._journal.abandoned(s)]
-        if not dead:
-            return
-        for segment in dead:
-            self._journal.seal(segment)
-        self.flush()
+        Args:
+            own: a segment that this process has let go of.
+        """
+        ended = self._journal.ended(own)
+        moved = self._flush_log(self.events)
+        moved = self._flush_log(self.metrics) or moved
+        if ended:
+            self._remove(ended)
+        return moved
+
+    def _remove(self, ended: Sequence[Piece]) -> None:
         for log, durable in self._durable.items():
             log.update()
             log.sync_to_disk(durable)
             self._durable[log] = log.version()
-        for segment in dead:
-            if self._flushed(segment):
-                self._journal.remove(segment)
-                for log, retired in self._retired.items():
-                    if log.transaction(segment) is not None:
-                        retired.append(segment)
+        flushed = [piece for piece in ended if self._flushed(piece)]
+        self._journal.remove(flushed)
+        for log, retired in self._retired.items():
+            retired += [piece.segment for piece in flushed if piece.last and log.transaction(piece.segment) is not None]
 
-    def _flushed(self, segment: str) -> bool:
-        records = self._journal.read(segment, 0)
-        if records is None or self._journal.corrupt(segment):
+    def _flushed(self, piece: Piece) -> bool:
+        content = self._journal.content(piece)
+        if content is None or damaged(content):
             return False  # a damaged segment stays for `lake check` to tell of
+        records = list(decode(content, piece.start))
         ends = {
             self.events: max((r.end for r in records if r.events), default=0),
             self.metrics: max((r.end for r in records if r.blocks), default=0),
         }
-        return all((log.transaction(segment) or 0) >= end for log, end in ends.items())
+        return all((log.transaction(piece.segment) or 0) >= end for log, end in ends.items())
 
-    def _flush_log(self, log: Table, segments: Sequence[str]) -> bool:
+    def _flush_log(self, log: Table) -> bool:
         for _ in range(ATTEMPTS):
             log.update()
-            taken = self._unflushed(log, segments)
+            taken = self._unflushed(log)
             if not taken:
                 return False
             pairs = [(writer_of(segment), record) for segment, records in taken.items() for record in records]
@@ -106,14 +86,14 @@ class Flusher:
             return True
         raise Raced(f"'{log.spec.name}' was committed to by others {ATTEMPTS} times in a row")
 
-    def _unflushed(self, log: Table, segments: Sequence[str]) -> dict[str, list[Record]]:
+    def _unflushed(self, log: Table) -> dict[str, list[Record]]:
         """The records of each segment that `log` lacks, as of the version that the handle has.
 
         A segment that is gone was flushed whole by somebody else after that version: a handle that old must not commit
-        it again, and the read, which comes after, tells.
+        it again. The look at the segments, which comes after, tells.
         """
         taken = {}
-        for segment in segments:
+        for segment in self._journal.segments():
             position = log.transaction(segment) or 0
             if self._journal.size(segment) <= position:
                 continue

@@ -69,6 +69,9 @@ class ForkedLake(Lake):
 
     def write(self, events: Sequence[Event] = (), metrics: Sequence[MetricBlock] = ()) -> None:
         blocks = [PackedBlock(b.run_id, b.model_id, pack_block(b)) for b in metrics]
+        if not self._journal.survives_fork:
+            self._ask("write", [tuple(event) for event in events], [(b.run_id, b.model_id, b.packed) for b in blocks])
+            return
         self._clock.observe(self._ask("clock"))
         with self._lock:
             self._journal.own.append(encode(self._clock.tick(), last_of_each(events), blocks))
@@ -147,6 +150,7 @@ _CALLS: dict[str, Callable[..., Any]] = {
     "clock": lambda lake: lake.clock(),
     "names": lambda lake: lake.names_number(),
     "commit": lambda lake, number, events: lake.try_commit(number, [Event(*event) for event in events]),
+    "write": lambda lake, events, blocks: lake.write([Event(*e) for e in events], [PackedBlock(*b).unpack() for b in blocks]),
     "settle": lambda lake: lake.settle(),
 }
 

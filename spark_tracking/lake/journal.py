@@ -10,11 +10,12 @@ from __future__ import annotations
 import fcntl
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from spark_tracking.errors import LakeError, LakeReadOnly
-from spark_tracking.lake.record import Record, damaged, decode
+from spark_tracking.lake.record import Record, decode
+from spark_tracking.lake.storage import Piece
 
 SUFFIX = ".seg"
 SEALED = ".sealed"
@@ -57,6 +58,10 @@ class SegmentWriter:
         except OSError as error:
             self.close()  # never appended to again: what stands at its end is unknown
             raise _translate(error, self._folder) from error
+
+    def wait(self, ticket: int) -> int:
+        """Nothing to wait for."""
+        return ticket
 
     def close(self) -> None:
         """Let go of the segment; it stays until a flush has taken everything in it."""
@@ -117,11 +122,13 @@ class SegmentReader:
 
 
 class Journal:
-    """All segments of a lake, and this process's own.
+    """All segments of a lake, and this process's own; see `lake.storage.AnyJournal`.
 
     Attributes:
         positions: how far each segment, also one that is gone by now, has been read.
     """
+
+    survives_fork = True
 
     def __init__(self, root: Path, sync: bool = True) -> None:
         self.folder = root / "_journal"
@@ -188,12 +195,27 @@ class Journal:
         finally:
             reader.close()
 
-    def corrupt(self, segment: str) -> list[int]:
-        """Positions of damaged records; see `lake.record`."""
+    def has_read(self, segment: str, after: int, until: int) -> bool:
+        """Whether the segment has been read up to a position; nothing before it can have been missed."""
+        return self.positions.get(segment, 0) >= until
+
+    def pieces(self) -> list[Piece]:
+        """The segments that exist now."""
+        return [_whole(segment) for segment in self.segments()]
+
+    def content(self, piece: Piece) -> bytes | None:
+        """The bytes of a segment; None when it is gone."""
         try:
-            return damaged((self.folder / (segment + SUFFIX)).read_bytes())
+            return (self.folder / (piece.name + SUFFIX)).read_bytes()
         except FileNotFoundError:
-            return []
+            return None
+
+    def ended(self, own: str = "") -> list[Piece]:
+        """The segments of dead writers, and `own`, which this process has let go of; sealed from now on."""
+        ended = [segment for segment in self.segments() if segment == own or self.abandoned(segment)]
+        for segment in ended:
+            self.seal(segment)
+        return [_whole(segment) for segment in ended]
 
     def abandoned(self, segment: str) -> bool:
         """Whether its owner is gone: nobody holds its lock."""
@@ -216,10 +238,11 @@ class Journal:
         with open(self.folder / (segment + SEALED), "a"):
             pass
 
-    def remove(self, segment: str) -> None:
-        """Remove a sealed segment whose records are all on disk in Delta."""
-        for suffix in (SUFFIX, SEALED):
-            (self.folder / (segment + suffix)).unlink(missing_ok=True)
+    def remove(self, pieces: Iterable[Piece]) -> None:
+        """Remove sealed segments whose records are all on disk in Delta."""
+        for piece in pieces:
+            for suffix in (SUFFIX, SEALED):
+                (self.folder / (piece.name + suffix)).unlink(missing_ok=True)
 
     def forked(self) -> None:
         """In a forked child: nothing open is shared with the parent."""
@@ -229,6 +252,10 @@ class Journal:
             reader.close()
             del self._readers[name]
             self.follow(name, position)
+
+
+def _whole(segment: str) -> Piece:
+    return Piece(segment, segment, 0, True)
 
 
 def fsync_folder(folder: Path) -> None:

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from datetime import datetime, timedelta
 from functools import cached_property
-from pathlib import Path
 from typing import cast
 
 import pyarrow as pa
@@ -17,13 +16,13 @@ import pyarrow.compute as pc
 
 from spark_tracking import config
 from spark_tracking.errors import LakeError, NotFound
-from spark_tracking.lake import check, history, maintain
+from spark_tracking.lake import check, history, maintain, storage
 from spark_tracking.lake import root as roots
 from spark_tracking.lake.background import Background
 from spark_tracking.lake.clock import Clock, milliseconds
 from spark_tracking.lake.columns import event_rows, metric_rows
-from spark_tracking.lake.flush import Flusher, leadership
-from spark_tracking.lake.journal import ROLL_BYTES, Journal
+from spark_tracking.lake.flush import Flusher
+from spark_tracking.lake.journal import ROLL_BYTES
 from spark_tracking.lake.log import NAMES, Gone, Raced, Table, transaction
 from spark_tracking.lake.project import rows as project_rows
 from spark_tracking.lake.record import PackedBlock, Record, encode, last_of_each, pack_block
@@ -77,10 +76,10 @@ class Lake:
 
     def __init__(self, uri: LakeUri) -> None:
         self.uri = uri
-        self._root = Path(uri.root)
+        self._files = storage.of(uri.root)
         self._lock = threading.RLock()
         self._clock = Clock()
-        self._journal = Journal(self._root, config.DURABLE.get())
+        self._journal = self._files.journal(config.DURABLE.get())
         self._view = self._load_view()
         self._background: Background | None = None
         self._flushed, self._flush_bytes = 0, config.FLUSH_BYTES.get()
@@ -211,7 +210,8 @@ class Lake:
         with self._lock:
             self._poll(bases=False)
             record = encode(self._clock.tick(), last_of_each(events), blocks)
-            position = self._journal.own.append(record)
+            ticket = self._journal.own.append(record)
+        position = self._journal.own.wait(ticket)
         background = self._background or self._in_background()
         if position - self._flushed > self._flush_bytes:
             background.wake()
@@ -290,24 +290,24 @@ class Lake:
         if not wait:
             self._in_background().wake(urgent=True)
             return
-        with leadership(self._root, wait=True):
+        with self._files.leadership(wait=True):
             self._flush()
             self._refresher.refresh()
 
     def flush(self) -> None:
         """Journal -> logs, now."""
-        with leadership(self._root, wait=True):
+        with self._files.leadership(wait=True):
             self._flush()
 
     def refresh(self) -> int:
         """Logs -> derived tables, now; returns how many rows changed."""
-        with leadership(self._root, wait=True):
+        with self._files.leadership(wait=True):
             self._flush()
             return self._refresher.refresh()
 
     def rebuild(self) -> int:
         """The derived tables anew from the whole logs; returns how many things the logs know."""
-        with leadership(self._root, wait=True):
+        with self._files.leadership(wait=True):
             self._flush()
             return self._refresher.rebuild()
 
@@ -344,7 +344,7 @@ class Lake:
         """Prove that readers see exactly what was acknowledged; see `lake.check`."""
         with self._lock:
             self._poll()
-            return check.check(self._root, self._view)
+            return check.check(self._files, self._view)
 
     def info(self) -> list[maintain.TableInfo]:
         """Versions, rows, files and sizes of the tables."""
@@ -359,13 +359,13 @@ class Lake:
         with self._lock:
             own = self._journal.own.name
             self._journal.own.close()
-        with leadership(self._root, wait=True):
-            self._flusher.reap(own)
+        with self._files.leadership(wait=True):
+            self._flusher.flush(own)
             self._refresher.refresh()
 
     @cached_property
     def _flusher(self) -> Flusher:
-        return Flusher(self.uri.root, Journal(self._root))
+        return Flusher(self.uri.root, self._files.journal())
 
     @cached_property
     def _refresher(self) -> Refresher:
@@ -379,7 +379,6 @@ class Lake:
                 self._flushed = 0
             else:
                 self._flushed = self._journal.own.position
-        self._flusher.reap()
         return moved
 
     def _refresh(self) -> None:
@@ -392,7 +391,7 @@ class Lake:
         with self._lock:
             if self._background is None:
                 seconds = config.FLUSH_SECONDS.get()
-                self._background = Background(self._root, self._flush, self._refresh, seconds, REFRESH_SECONDS)
+                self._background = Background(self._files, self._flush, self._refresh, seconds, REFRESH_SECONDS)
                 self._background.start()
             return self._background
 

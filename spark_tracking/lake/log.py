@@ -6,11 +6,9 @@ very commit that wrote the rows, so each row gets in exactly once, whoever write
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from urllib.parse import unquote
 
 import orjson
@@ -21,8 +19,9 @@ from deltalake import CommitProperties, DeltaTable, Transaction, WriterPropertie
 from deltalake.exceptions import CommitFailedError, DeltaError
 
 from spark_tracking.errors import LakeError
-from spark_tracking.lake.journal import fsync_folder
+from spark_tracking.lake import storage
 from spark_tracking.lake.tables import TableSpec
+from spark_tracking.uri import without_queries
 
 WRITER_PROPERTIES = WriterProperties(compression="ZSTD", compression_level=3)
 NAMES = "names"
@@ -63,7 +62,8 @@ class Table:
     def __init__(self, root: str, spec: TableSpec) -> None:
         self.spec = spec
         self.uri = f"{root}/{spec.name}"
-        self._log = Path(self.uri) / "_delta_log"
+        self._files = storage.of(root)
+        self._log = f"{spec.name}/_delta_log"
         self.delta = DeltaTable(self.uri)
         self.seen = self.delta.version()
         self._dataset: tuple[int, ds.Dataset] | None = None
@@ -83,11 +83,11 @@ class Table:
         return self.version()
 
     def has_news(self, version: int) -> bool:
-        """Whether a version after `version` exists. Costs two looks at the file system, and no Delta call.
+        """Whether a version after `version` exists. Costs two looks at the file system or one request, and no Delta call.
 
         A log is cleaned from its old end and never of its newest version: where `version` itself is gone, later ones exist.
         """
-        return os.path.exists(self._log / f"{version + 1:020d}.json") or not os.path.exists(self._log / f"{version:020d}.json")
+        return not self._files.is_newest(self._log, version)
 
     def commits(self, after: int) -> Iterator[Commit]:
         """The commits after a version, in order.
@@ -98,9 +98,9 @@ class Table:
         version = after + 1
         while True:
             try:
-                text = (self._log / f"{version:020d}.json").read_bytes()
+                text = self._files.read(self._commit_path(version))
             except FileNotFoundError:
-                if not os.path.exists(self._log / f"{version - 1:020d}.json"):
+                if not self._files.exists(self._commit_path(version - 1)):
                     raise Gone(f"version {version} of '{self.spec.name}' was cleaned away") from None
                 return
             yield _parse_commit(version, text)
@@ -109,11 +109,14 @@ class Table:
     def versions_since(self, when: float) -> list[int]:
         """The versions committed after a time (seconds since the epoch)."""
         found = []
-        for entry in os.scandir(self._log):
-            stem, _, suffix = entry.name.partition(".")
-            if suffix == "json" and stem.isdigit() and (not when or entry.stat().st_mtime >= when):
+        for file in self._files.files(self._log):
+            stem, _, suffix = file.name.partition(".")
+            if suffix == "json" and stem.isdigit() and file.modified >= when:
                 found.append(int(stem))
         return sorted(found)
+
+    def _commit_path(self, version: int) -> str:
+        return f"{self._log}/{version:020d}.json"
 
     def transaction(self, name: str) -> int | None:
         """The value of an application transaction at the handle's version."""
@@ -202,18 +205,19 @@ class Table:
         return int(pc.max(files[name]).as_py() or 0)
 
     def sync_to_disk(self, after: int) -> None:
-        """Make the commits after a version durable: delta-rs never fsyncs, and a journal must not go before its rows are down.
+        """Make the commits after a version durable: delta-rs never fsyncs, and a journal must not go before its rows are down."""
+        self._files.make_durable(self._written(after), [self.spec.name, self._log])
 
-        Local roots only; on an object store a write is durable when it returns.
-        """
+    def _written(self, after: int) -> Iterator[str]:
+        """The files of the commits after a version."""
         for version in self.versions_since(0):
-            path = self._log / f"{version:020d}.json"
-            if version > after and path.exists():
-                for file in _parse_commit(version, path.read_bytes()).files:
-                    _fsync(Path(self.uri) / file)
-                _fsync(path)
-        fsync_folder(Path(self.uri))
-        fsync_folder(self._log)
+            try:
+                text = self._files.read(self._commit_path(version)) if version > after else b""
+            except FileNotFoundError:
+                continue  # cleaned away meanwhile: a checkpoint holds it
+            yield from (f"{self.spec.name}/{file}" for file in _parse_commit(version, text).files)
+            if text:
+                yield self._commit_path(version)
 
 
 def transaction(name: str, version: int, retired: bool = False) -> Transaction:
@@ -228,7 +232,7 @@ def _races() -> Iterator[None]:
     except CommitFailedError as error:
         raise Raced(str(error)) from error
     except (DeltaError, OSError) as error:
-        raise LakeError(f"A Delta commit of the lake failed: {error}") from error
+        raise LakeError(f"A Delta commit of the lake failed: {without_queries(str(error))}") from None
 
 
 def _parse_commit(version: int, text: bytes) -> Commit:
@@ -243,14 +247,3 @@ def _parse_commit(version: int, text: bytes) -> Commit:
             files.append(unquote(action["add"]["path"]))
             adds_rows = adds_rows or action["add"].get("dataChange", True)
     return Commit(version, transactions, files, adds_rows)
-
-
-def _fsync(path: Path) -> None:
-    try:
-        fd = os.open(path, os.O_RDONLY)
-    except FileNotFoundError:
-        return  # compacted and vacuumed meanwhile: another file holds its rows
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

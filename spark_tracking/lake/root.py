@@ -5,19 +5,19 @@
 
 from __future__ import annotations
 
-import os
 import uuid
 from pathlib import Path
 
 import orjson
 
-from spark_tracking.errors import InvalidUri, LakeError, LakeFormatError, LakeReadOnly
+from spark_tracking.errors import InvalidUri, LakeFormatError, LakeReadOnly
+from spark_tracking.lake import storage
 from spark_tracking.lake.log import Table
 from spark_tracking.lake.tables import BY_NAME, FORMAT_VERSION
 from spark_tracking.uri import LakeUri
 
 MARKER = "lake.json"
-_OURS = {*BY_NAME, "_journal", "artifacts", MARKER, "lost+found"}
+_OURS = {*BY_NAME, "_journal", "artifacts", MARKER, "flush.lease", "lost+found"}
 _CLOUD_MOUNTS = ("s3fs", "rclone", "goofys", "geesefs", "blobfuse", "gcsfuse", "mountpoint-s3", "dbfs", "fuse.mount-s3")
 
 
@@ -29,15 +29,14 @@ def ensure(uri: LakeUri, create: bool) -> None:
         LakeFormatError: no lake, or one of a newer format, or a folder full of something else.
         LakeReadOnly: it had to be created and cannot be.
     """
-    if not uri.is_local:
-        raise LakeError(f"Lakes on object stores are not supported by this version yet: '{uri}'.")
-    refuse_cloud_mount(uri.path)
-    marker = uri.path / MARKER
-    if not marker.exists():
+    if uri.is_local:
+        refuse_cloud_mount(uri.path)
+    files = storage.of(uri.root)
+    if not files.exists(MARKER):
         if not create:
             raise LakeFormatError(f"There is no lake at '{uri.root}'. Make one with: spark-tracking lake init {uri.root}")
-        _create(uri.path)
-    check_format(uri.root, marker.read_bytes())
+        _create(files)
+    check_format(uri.root, files.read(MARKER))
 
 
 def check_format(root: str, text: bytes) -> None:
@@ -87,33 +86,21 @@ def _mount_kind(path: Path) -> str:
     return kind
 
 
-def _create(root: Path) -> None:
+def _create(files: storage.Storage) -> None:
+    root = files.root
     try:
-        root.mkdir(parents=True, exist_ok=True)
-        foreign = sorted(name for name in os.listdir(root) if name not in _OURS and not name.startswith("."))
+        foreign = sorted(name for name in files.names() if name not in _OURS and not name.startswith("."))
         if foreign:
             raise LakeFormatError(
                 f"'{root}' holds other files ({', '.join(foreign[:3])}{', …' if len(foreign) > 3 else ''}) and no lake. "
                 "Name an empty or new folder."
             )
-        (root / "_journal").mkdir(exist_ok=True)
-        (root / "artifacts").mkdir(exist_ok=True)
+        files.prepare(["_journal", "artifacts"])
         for spec in BY_NAME.values():
-            Table.create(str(root), spec)
-        _write_marker(root)
+            Table.create(root, spec)
+        text = orjson.dumps({"format": FORMAT_VERSION, "id": uuid.uuid4().hex}, option=orjson.OPT_APPEND_NEWLINE)
+        files.create(MARKER, text)  # another process may have been first, with the same lake
     except OSError as error:
         raise LakeReadOnly(
             f"No lake can be made at '{root}': {error.strerror or error}. Choose a folder that this user can write."
         ) from error
-
-
-def _write_marker(root: Path) -> None:
-    text = orjson.dumps({"format": FORMAT_VERSION, "id": uuid.uuid4().hex}, option=orjson.OPT_APPEND_NEWLINE)
-    draft = root / f".{MARKER}.{uuid.uuid4().hex}"
-    draft.write_bytes(text)
-    try:
-        os.link(draft, root / MARKER)
-    except FileExistsError:
-        pass  # another process made the same lake
-    finally:
-        draft.unlink()

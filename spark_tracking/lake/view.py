@@ -10,14 +10,16 @@ look misses, the next one finds.
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
+from spark_tracking.lake import storage
 from spark_tracking.lake.clock import Clock
 from spark_tracking.lake.columns import events_of, fold_metric_rows, model_points
 from spark_tracking.lake.derived import DerivedTable
-from spark_tracking.lake.journal import Journal, writer_of
+from spark_tracking.lake.journal import writer_of
 from spark_tracking.lake.log import Commit, Table
 from spark_tracking.lake.record import PackedBlock, Record
 from spark_tracking.lake.state import Entity, MetricBlock, Stamp
@@ -85,7 +87,7 @@ class View:
         bases: the derived tables by kind.
     """
 
-    def __init__(self, root: str, journal: Journal, clock: Clock) -> None:
+    def __init__(self, root: str, journal: storage.AnyJournal, clock: Clock) -> None:
         self._journal = journal
         self._clock = clock
         self.events = Table(root, EVENTS_LOG)
@@ -97,6 +99,8 @@ class View:
         self.tail: dict[Key, Partial] = {}
         self._whole: OrderedDict[Key, Whole] = OrderedDict()
         self._commits: dict[str, list[Commit]] = {name: [] for name in self.logs}
+        self._taken: dict[str, dict[str, int]] = {name: {} for name in self.logs}  # by log and segment, what the log has
+        self._patience, self._bases_seen = storage.of(root).patience, 0.0
         self.load()
 
     def load(self) -> None:
@@ -130,6 +134,7 @@ class View:
             flushed = {log.spec.name: log.transaction(segment) or 0 for log in self.logs.values()}
             self._journal.follow(segment, min(flushed.values()))
             for name, position in flushed.items():
+                self._taken[name][segment] = position
                 self._commits[name].append(Commit(self.logs[name].seen, {segment: position}, [], False))
 
     def poll(self, bases: bool = True) -> None:
@@ -233,6 +238,9 @@ class View:
 
     def _update_bases(self) -> bool:
         moved = False
+        if self._patience and time.monotonic() - self._bases_seen < self._patience:
+            return moved
+        self._bases_seen = time.monotonic()
         for base in self.bases.values():
             if base.has_news(base.seen):
                 base.update()
@@ -244,21 +252,23 @@ class View:
             if not log.has_news(log.seen):
                 continue
             for commit in log.commits(log.seen):
-                if commit.adds_rows and not self._has_read(commit):
+                if commit.adds_rows and not self._has_read(name, commit):
                     log.update()
                     self._fold_log(log, commit.version - 1, commit.version)
                 log.seen = commit.version
                 self._commits[name].append(commit)
+                self._taken[name].update(commit.transactions)
 
-    def _has_read(self, commit: Commit) -> bool:
+    def _has_read(self, log: str, commit: Commit) -> bool:
         """Whether all rows of a commit came through journals that this process has read."""
         if not commit.transactions:
             return False
         for segment, position in commit.transactions.items():
-            if self._journal.positions.get(segment, 0) < position:
+            after = self._taken[log].get(segment, 0)
+            if not self._journal.has_read(segment, after, position):
                 for name, record in self._journal.poll_segment(segment):
                     self._fold_record(name, record)
-            if self._journal.positions.get(segment, 0) < position:
+            if not self._journal.has_read(segment, after, position):
                 return False
         return True
 

@@ -1,0 +1,104 @@
+"""A lake in a folder of a POSIX file system."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from spark_tracking.lake.journal import Journal, fsync_folder
+from spark_tracking.lake.storage import File
+
+
+class FileStorage:
+    """See `lake.storage.Storage`."""
+
+    patience = 0.0
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+        self._prefix = root.rstrip("/") + "/"
+
+    def journal(self, sync: bool = True) -> Journal:
+        return Journal(Path(self.root), sync)
+
+    @contextmanager
+    def leadership(self, wait: bool) -> Iterator[bool]:
+        """A lock that the kernel frees when the process dies."""
+        fd = os.open(self._prefix + "_journal/flush.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o666)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            os.close(fd)
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            os.close(fd)
+
+    def prepare(self, folders: Iterable[str]) -> None:
+        for folder in ("", *folders):
+            os.makedirs(self._prefix + folder, exist_ok=True)
+
+    def names(self) -> list[str]:
+        try:
+            return os.listdir(self.root)
+        except FileNotFoundError:
+            return []
+
+    def exists(self, path: str) -> bool:
+        return os.path.exists(self._prefix + path)
+
+    def read(self, path: str) -> bytes:
+        return Path(self._prefix + path).read_bytes()
+
+    def create(self, path: str, data: bytes) -> bool:
+        target = Path(self._prefix + path)
+        draft = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+        draft.write_bytes(data)
+        try:
+            os.link(draft, target)
+            return True
+        except FileExistsError:
+            return False
+        finally:
+            draft.unlink()
+
+    def files(self, folder: str) -> Iterator[File]:
+        for entry in os.scandir(self._prefix + folder):
+            try:
+                if entry.is_file():
+                    yield File(entry.name, entry.stat().st_mtime)
+            except FileNotFoundError:
+                continue  # vacuumed, or cleaned from a log, meanwhile
+
+    def folders(self, folder: str) -> list[str]:
+        try:
+            return sorted(entry.name for entry in os.scandir(self._prefix + folder) if entry.is_dir())
+        except FileNotFoundError:
+            return []
+
+    def is_newest(self, log: str, version: int) -> bool:
+        path = f"{self._prefix}{log}/{version:020d}.json"
+        return not os.path.exists(f"{self._prefix}{log}/{version + 1:020d}.json") and os.path.exists(path)
+
+    def make_durable(self, paths: Iterable[str], folders: Iterable[str]) -> None:
+        for path in paths:
+            _fsync(self._prefix + path)
+        for folder in folders:
+            fsync_folder(Path(self._prefix + folder))
+
+
+def _fsync(path: str) -> None:
+    try:
+        fd = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return  # compacted and vacuumed meanwhile: another file holds its rows
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
