@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from spark_tracking.scoring import score_table as score_table
     from spark_tracking.scoring import score_udf as score_udf
     from spark_tracking.sources import use as use
+    from spark_tracking.store.deletion import delete_run as delete_run
 
 __version__ = "0.1.0"
 
@@ -32,6 +33,7 @@ _HOMES = {
     "read": "spark_tracking.readers",
     "score_table": "spark_tracking.scoring",
     "score_udf": "spark_tracking.scoring",
+    "delete_run": "spark_tracking.store.deletion",
 }
 
 __all__ = ["__version__", *_HOMES]  # noqa: PLE0604 - the names in _HOMES

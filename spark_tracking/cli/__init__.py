@@ -14,6 +14,7 @@ from spark_tracking import __version__
 _HOMES = {  # those whose module is not there yet are not shown
     "demo": ("spark_tracking.cli.demo:demo", "Train, register and score on real data, in one go."),
     "lake": ("spark_tracking.cli.lake:lake", "Make, inspect and maintain a lake."),
+    "runs": ("spark_tracking.cli.runs:runs", "Delete runs together with what they started."),
     "score": ("spark_tracking.cli.score:score", "Score a Delta table with a model into another one."),
     "sync": ("spark_tracking.cli.sync:sync", "Mirror a tracking server into a lake."),
     "cluster": ("spark_tracking.cli.cluster:cluster", "Write the files that set up a Spark cluster."),

@@ -35,7 +35,7 @@ class Metrics(Runs):
         """Log one point of an active run."""
         _validate_metric(metric.key, metric.value, metric.timestamp, metric.step)
         experiment_id = self._active_run(run_id).attr("experiment_id")
-        self.lake.write(metrics=_blocks(run_id, experiment_id or "", [metric]))
+        self.lake.write(metrics=_blocks(run_id, experiment_id or "", [metric]), polled=True)
 
     def log_batch(self, run_id: str, metrics: Sequence[Metric], params: Sequence[Param], tags: Sequence[RunTag]) -> None:
         """Log metrics, params and tags of an active run: all of them, or nothing."""
@@ -46,7 +46,7 @@ class Metrics(Runs):
         run = self._active_run(run_id)
         events = self._batch_events(run, params, tags) if params or tags else []
         if events or metrics:
-            self.lake.write(events, _blocks(run_id, run.attr("experiment_id") or "", metrics))
+            self.lake.write(events, _blocks(run_id, run.attr("experiment_id") or "", metrics), polled=True)
 
     def get_metric_history(
         self, run_id: str, metric_key: str, max_results: int | None = None, page_token: str | None = None

@@ -232,14 +232,14 @@ class Runs(Experiments):
 
     # -- what the other parts build on --------------------------------------------------------------------------
 
-    def _run(self, run_id: str) -> Entity:
-        run = self.lake.get(KIND, run_id)
+    def _run(self, run_id: str, points: bool = True) -> Entity:
+        run = self.lake.get(KIND, run_id, points)
         if run is None:
             raise not_found(f"Run with id={run_id} not found")
         return run
 
     def _active_run(self, run_id: str) -> Entity:
-        run = self._run(run_id)
+        run = self._run(run_id, points=False)
         if run.deleted:
             raise invalid(f"The run {run_id} must be in the 'active' state. Current state is deleted.")
         return run

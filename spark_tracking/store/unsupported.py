@@ -11,10 +11,22 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from mlflow.exceptions import MlflowException, MlflowNotImplementedException
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import NOT_IMPLEMENTED
 from mlflow.store.entities.paged_list import PagedList
 
 from spark_tracking.store.base import not_found
+
+try:
+    from mlflow.exceptions import MlflowNotImplementedException
+except ImportError:  # MLflow 3.0, which Databricks Runtime 17.3 LTS brings
+
+    class MlflowNotImplementedException(MlflowException):  # type: ignore[no-redef]
+        """As in later versions of MLflow."""
+
+        def __init__(self, message: str = "") -> None:
+            super().__init__(message, error_code=NOT_IMPLEMENTED)
+
 
 Method = Callable[..., Any]
 
