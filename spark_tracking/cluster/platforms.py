@@ -1,0 +1,144 @@
+"""One set of settings in the form that each platform takes: a Databricks compute policy or job cluster, EMR's configurations,
+Synapse's Spark properties.
+
+Forms: docs.databricks.com/admin/clusters/policy-definition and /api/workspace/clusterpolicies/create;
+docs.aws.amazon.com/emr/latest/ReleaseGuide/emr-configure-apps.html;
+spark.apache.org/docs/latest/running-on-yarn.html (`spark.yarn.appMasterEnv.*`, `spark.executorEnv.*`).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from spark_tracking import config
+from spark_tracking.cluster.environment import fingerprint
+from spark_tracking.destination import Plan, resolve
+from spark_tracking.errors import InvalidInput
+
+# Databricks anchors a policy's regex at both ends. 17.0 is the first runtime with Spark 4 and MLflow 3.
+_RUNTIMES = r"(1[7-9]|[2-9][0-9])\.[0-9]+\.x-.*"
+_SECRET = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a cluster gets.
+
+    Attributes:
+        variables: `SPARK_TRACKING_*` settings, and others that processes need, by name.
+        secrets: variables by name whose value is a secret, each as `scope/key`.
+        init_script: where the init script lies: a path in `/Volumes` or `/Workspace`, or a cloud URI.
+    """
+
+    variables: Mapping[str, str]
+    secrets: Mapping[str, str] = field(default_factory=dict)
+    init_script: str = ""
+
+    def plan(self) -> Plan:
+        """What these settings come to, checked as a start checks them; secrets count as set.
+
+        Raises:
+            InvalidSetting: a setting is wrong.
+            InvalidInput: a secret's reference, or a secret in the open.
+        """
+        for name, reference in self.secrets.items():
+            if not _SECRET.fullmatch(reference):
+                raise InvalidInput(f"The secret of {name} is '{reference}'. Expected scope/key.")
+        for name in self.variables:
+            if re.search(r"SECRET|PASSWORD|TOKEN|ACCOUNT_KEY|ACCESS_KEY", name) and name != "AZURE_TOKEN_CREDENTIALS":
+                raise InvalidInput(f"{name} would stand in the open. Give it as a secret: --secret {name}=scope/key.")
+        return resolve({**self.variables, **dict.fromkeys(self.secrets, "set")}, find_region=lambda *_: "found-at-start")
+
+
+def databricks_policy(settings: Settings, name: str = "spark-tracking") -> dict[str, Any]:
+    """The request that creates a compute policy (`POST /api/2.0/policies/clusters/create`); `definition` is JSON in a string.
+
+    Raises:
+        InvalidInput: a setting, a secret's reference or the init script's place is wrong.
+    """
+    settings.plan()
+    kind, destination = _script_place(settings.init_script)
+    rules: dict[str, Any] = {
+        "spark_version": {"type": "regex", "pattern": _RUNTIMES},
+        f"init_scripts.0.{kind}.destination": {"type": "fixed", "value": destination},
+    }
+    for variable, value in settings.variables.items():
+        rules[f"spark_env_vars.{variable}"] = {"type": "fixed", "value": value}
+    for variable, reference in settings.secrets.items():
+        rules[f"spark_env_vars.{variable}"] = {"type": "fixed", "value": f"{{{{secrets/{reference}}}}}", "hidden": True}
+    request: dict[str, Any] = {"name": name, "definition": json.dumps(rules, indent=2)}
+    if libraries := _libraries(settings):
+        request["libraries"] = libraries
+    return request
+
+
+def databricks_cluster(settings: Settings) -> dict[str, Any]:
+    """What a job's JSON takes: `new_cluster` (to be merged with node types and sizes) and the task's `libraries`.
+
+    Raises:
+        InvalidInput: as `databricks_policy`.
+    """
+    settings.plan()
+    kind, destination = _script_place(settings.init_script)
+    secrets = {name: f"{{{{secrets/{reference}}}}}" for name, reference in settings.secrets.items()}
+    cluster = {"spark_env_vars": {**settings.variables, **secrets}, "init_scripts": [{kind: {"destination": destination}}]}
+    return {"new_cluster": cluster, "libraries": _libraries(settings)}
+
+
+def spark_properties(settings: Settings) -> dict[str, str]:
+    """Spark properties for a cluster manager without init scripts: YARN's drivers in cluster mode, and all executors.
+
+    `spark.executorEnv.*` wins over what a node's spark-env.sh says. Secrets are left out: Spark shows its properties.
+
+    Raises:
+        InvalidInput: a setting is wrong.
+    """
+    variables = _settled(settings)
+    places = ("spark.executorEnv", "spark.yarn.appMasterEnv")
+    return {f"{place}.{name}": value for name, value in variables.items() for place in places}
+
+
+def emr_configurations(settings: Settings) -> list[dict[str, Any]]:
+    """EMR's `--configurations`: spark-env for drivers on the primary node, spark-defaults for YARN's.
+
+    Raises:
+        InvalidInput: a setting is wrong.
+    """
+    export = {"Classification": "export", "Properties": _settled(settings)}
+    return [
+        {"Classification": "spark-env", "Properties": {}, "Configurations": [export]},
+        {"Classification": "spark-defaults", "Properties": spark_properties(settings)},
+    ]
+
+
+def _settled(settings: Settings) -> dict[str, str]:
+    variables = dict(settings.plan().variables)
+    return {**variables, config.CONFIGURED.name: fingerprint(variables)}
+
+
+def _libraries(settings: Settings) -> list[dict[str, Any]]:
+    """The package as a cluster library, so that it shows in the cluster's page; the init script has installed it before."""
+    package = settings.variables.get(config.PACKAGE.name, "")
+    if not package:
+        return []
+    return [{"whl": package}] if package.endswith(".whl") else [{"pypi": {"package": package}}]
+
+
+def _script_place(path: str) -> tuple[str, str]:
+    for pattern, kind in (
+        (r"/Volumes/[^/]+/[^/]+/[^/]+/.+", "volumes"),
+        (r"/(Workspace|Shared|Users)/.+", "workspace"),
+        (r"abfss://.+", "abfss"),
+        (r"s3://.+", "s3"),
+        (r"gs://.+", "gcs"),
+    ):
+        if re.fullmatch(pattern, path):
+            return kind, path
+    raise InvalidInput(
+        f"The init script's place is '{path}'. Expected a file in a volume (/Volumes/catalog/schema/volume/…), in the workspace "
+        "(/Workspace/…), or abfss://, s3://, gs://. DBFS no longer holds init scripts."
+    )
