@@ -43,7 +43,7 @@ class ForkedLake(Lake):
                 self._helper = Helper(self.uri.root)
             return self._helper.ask(call, *arguments)
 
-    def get(self, kind: str, id: str) -> Entity | None:
+    def get(self, kind: str, id: str, points: bool = True) -> Entity | None:
         return self.get_many(kind, [id]).get(id)
 
     def get_many(self, kind: str, ids: Collection[str]) -> dict[str, Entity]:
@@ -67,7 +67,7 @@ class ForkedLake(Lake):
     def metric_history(self, run_id: str, name: str | None = None) -> pa.Table:
         return pa.ipc.open_stream(self._ask("metric_history", run_id, name)).read_all()
 
-    def write(self, events: Sequence[Event] = (), metrics: Sequence[MetricBlock] = ()) -> None:
+    def write(self, events: Sequence[Event] = (), metrics: Sequence[MetricBlock] = (), polled: bool = False) -> None:
         blocks = [PackedBlock(b.run_id, b.model_id, pack_block(b)) for b in metrics]
         if not self._journal.survives_fork:
             self._ask("write", [tuple(event) for event in events], [(b.run_id, b.model_id, b.packed) for b in blocks])

@@ -84,19 +84,21 @@ class Lake:
         self._background: Background | None = None
         self._flushed, self._flush_bytes = 0, config.FLUSH_BYTES.get()
         self._vacuumed = time.monotonic()
+        self._history: tuple[tuple[object, ...], pa.Table] | None = None
 
     # -- reading ------------------------------------------------------------------------------------------------
 
-    def get(self, kind: str, id: str) -> Entity | None:
+    def get(self, kind: str, id: str, points: bool = True) -> Entity | None:
         """The entity, with every change that was acknowledged before this call; None where there is none.
 
         Args:
             kind: one of `lake.state`'s table.
+            points: whether its metrics are wanted, which costs more the more there are.
         """
         with self._lock:
             self._poll()
-            entity = self._view.get(kind, id)
-            return None if entity is None else entity.copy()
+            entity = self._view.get(kind, id, points)
+            return None if entity is None else entity.copy(points)
 
     def get_many(self, kind: str, ids: Collection[str]) -> dict[str, Entity]:
         """The same for many ids at once; those that are not there are left out."""
@@ -190,25 +192,33 @@ class Lake:
             self._poll()
             blocks = self._view.tail_blocks(run_id)
             log = self._view.metrics
-            log.update()
+            key = (run_id, name, log.update(), len(blocks))
+            if self._history is not None and self._history[0] == key:
+                return self._history[1]  # the next page of the same history
             where = pc.field("run_id") == run_id
             stored = log.select(where if name is None else where & (pc.field("metric_name") == name))
-        recent = metric_rows([("", Record(0, 0, [], [_repack(block) for block in blocks]))])
+        recent = metric_rows([("", Record(0, 0, [], blocks))])
         if name is not None:
             recent = recent.filter(pc.equal(recent["metric_name"], name))
-        return distinct_points(pa.concat_tables([stored.cast(METRICS_LOG.schema), recent]))
+        points = distinct_points(pa.concat_tables([stored.cast(METRICS_LOG.schema), recent]))
+        self._history = (key, points)
+        return points
 
     # -- writing ------------------------------------------------------------------------------------------------
 
-    def write(self, events: Sequence[Event] = (), metrics: Sequence[MetricBlock] = ()) -> None:
+    def write(self, events: Sequence[Event] = (), metrics: Sequence[MetricBlock] = (), polled: bool = False) -> None:
         """Store one call: all of it or nothing, durable when this returns.
+
+        Args:
+            polled: the caller has read from this lake within the same call, so all that came before it has been seen.
 
         Raises:
             LakeReadOnly, LakeError: nothing was stored.
         """
         blocks = [PackedBlock(b.run_id, b.model_id, pack_block(b)) for b in metrics]
         with self._lock:
-            self._poll(bases=False)
+            if not polled:
+                self._poll(bases=False)
             record = encode(self._clock.tick(), last_of_each(events), blocks)
             ticket = self._journal.own.append(record)
         position = self._journal.own.wait(ticket)
@@ -416,23 +426,29 @@ def _spec(table: str) -> TableSpec:
 
 
 def distinct_points(points: pa.Table) -> pa.Table:
-    """Points of the metrics log, each once, ordered by run, metric, time, step and value."""
-    order = ("run_id", "metric_name", "metric_time", "metric_step", "metric_value", "record_id", "model_id")
-    ordered = points.sort_by([(name, "ascending") for name in order])
-    if ordered.num_rows < 2:
-        return ordered
-    identity = ("run_id", "metric_name", "record_id")
-    same = None
-    for name in identity:
+    """Points of one run, each once, ordered by metric, time, step and value (NaN last)."""
+    if points.num_rows < 2:
+        return points
+    names = points["metric_name"].combine_chunks()
+    texts = pc.unique(names)
+    order = pc.array_sort_indices(texts).to_pylist()
+    rank = pa.array(sorted(range(len(order)), key=order.__getitem__), pa.int32())
+    keys = pa.table(
+        {
+            "metric": rank.take(pc.index_in(names, texts)),
+            **{name: points[name] for name in ("metric_time", "metric_step", "metric_value", "record_id")},
+        }
+    )
+    by = [(name, "ascending") for name in keys.column_names[:-1]]
+    indices = pc.sort_indices(keys, sort_keys=by)
+    ordered = keys.take(indices)
+    repeated = None
+    for name in ("metric", "metric_step", "record_id"):
         column = ordered[name].combine_chunks()
-        equal = pc.equal(column.slice(1), column.slice(0, len(column) - 1))
-        same = equal if same is None else pc.and_(same, equal)
-    first = pa.concat_arrays([pa.array([True]), pc.invert(same)])
-    return ordered.filter(first)
-
-
-def _repack(block: MetricBlock) -> PackedBlock:
-    return PackedBlock(block.run_id, block.model_id, pack_block(block))
+        same = pc.equal(column.slice(1), column.slice(0, len(column) - 1))
+        repeated = same if repeated is None else pc.and_(repeated, same)
+    first = pa.concat_arrays([pa.array([True]), pc.invert(repeated)])
+    return points.take(indices.filter(first))
 
 
 def _close_all() -> None:

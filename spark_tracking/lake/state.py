@@ -195,9 +195,11 @@ class Entity:
         if other.points:
             self.fold_points(other.points.items())
 
-    def copy(self) -> Entity:
-        """An independent copy; registers and folds are immutable, so only the containers are copied."""
+    def copy(self, points: bool = True) -> Entity:
+        """An independent copy, with its metrics or without; registers and folds are immutable, only containers are copied."""
         fields = {name: dict(registers) for name, registers in self.fields.items()}
+        if not points:
+            return Entity(self.kind, self.id, fields, purged=self.purged)
         return Entity(self.kind, self.id, fields, dict(self.metrics), dict(self.points), self.purged)
 
     @property

@@ -22,7 +22,7 @@ from spark_tracking.lake.derived import DerivedTable
 from spark_tracking.lake.journal import writer_of
 from spark_tracking.lake.log import Commit, Table
 from spark_tracking.lake.record import PackedBlock, Record
-from spark_tracking.lake.state import Entity, MetricBlock, Stamp
+from spark_tracking.lake.state import Entity, Stamp
 from spark_tracking.lake.tables import DERIVED, EVENTS_LOG, METRICS_LOG
 
 Key = tuple[str, str]
@@ -150,13 +150,17 @@ class View:
         else:
             self._read_logs()
 
-    def get(self, kind: str, id: str) -> Entity | None:
-        """The entity as of the last poll, purged ones and unborn ones left out. Not to be kept: it goes on changing."""
+    def get(self, kind: str, id: str, points: bool = True) -> Entity | None:
+        """The entity as of the last poll, purged ones and unborn ones left out. Not to be kept: it goes on changing.
+
+        Args:
+            points: whether metrics must be up to date.
+        """
         whole = self._whole.get((kind, id)) or self._load_whole(kind, [id]).get(id)
         if whole is None:
             return None
         self._whole.move_to_end((kind, id))
-        entity = whole.fold()
+        entity = whole.fold() if points else whole.entity
         return entity if entity.exists else None
 
     def get_many(self, kind: str, ids: Collection[str]) -> dict[str, Entity]:
@@ -180,10 +184,10 @@ class View:
         """The ids of the kind whose rows in the derived table may be old."""
         return [id for k, id in self.tail if k == kind]
 
-    def tail_blocks(self, run_id: str) -> list[MetricBlock]:
+    def tail_blocks(self, run_id: str) -> list[PackedBlock]:
         """The run's points that may not be in the metrics log yet."""
         partial = self.tail.get(("run", run_id))
-        return [block.unpack() for _, _, block in partial.blocks] if partial else []
+        return [block for _, _, block in partial.blocks] if partial else []
 
     def _load_whole(self, kind: str, ids: Collection[str]) -> dict[str, Whole]:
         loaded: dict[str, Whole] = {}
