@@ -15,7 +15,18 @@ from spark_tracking import __version__
 from spark_tracking.cli import main
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = main.list_commands(click.Context(main))
+
+
+def leaves(group: click.Group, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    """The words of every command that does something."""
+    found: list[tuple[str, ...]] = []
+    for name in group.list_commands(click.Context(group)):
+        command = group.get_command(click.Context(group), name)
+        found += leaves(command, (*path, name)) if isinstance(command, click.Group) else [(*path, name)]
+    return found
+
+
+COMMANDS = leaves(main)
 
 
 def test_the_documented_help_is_that_of_the_commands() -> None:
@@ -26,11 +37,11 @@ def test_the_documented_help_is_that_of_the_commands() -> None:
     assert (ROOT / "docs" / "cli.md").read_text() == module.document(), "run: python scripts/cli_help.py > docs/cli.md"
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_each_command_helps_with_an_example(command: str) -> None:
-    told = CliRunner().invoke(main, [command, "--help"])
-    assert told.exit_code == 0
-    assert "Example" in told.output
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_each_command_helps_with_an_example_of_its_own_or_its_groups(command: tuple[str, ...]) -> None:
+    own, groups = (CliRunner().invoke(main, [*words, "--help"]) for words in (command, command[:-1] or command))
+    assert own.exit_code == groups.exit_code == 0
+    assert "Example" in own.output + (groups.output if len(command) > 1 else "")
 
 
 def test_the_version_is_the_packages() -> None:
