@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from hashlib import blake2b
+from itertools import accumulate, chain
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from spark_tracking.lake.clock import COUNTER_BITS
-from spark_tracking.lake.record import Record
-from spark_tracking.lake.state import Entity, Event, MetricBlock, MetricFold, ModelPoint, Point, Stamp
+from spark_tracking.lake.record import PackedBlock, Record
+from spark_tracking.lake.state import Entity, Event, MetricFold, ModelPoint, Point, Stamp
 from spark_tracking.lake.tables import EVENTS, RUN_METRICS_HISTORY, TIME
 
 
@@ -32,39 +33,35 @@ def event_rows(records: Iterable[tuple[str, Record]]) -> pa.Table:
 
 def metric_rows(records: Iterable[tuple[str, Record]]) -> pa.Table:
     """The rows of `run_metrics_history` that records hold, those of a run side by side."""
-    runs: dict[str, list[tuple[int, MetricBlock]]] = {}
-    for _, record in records:
-        for packed in record.blocks:
-            runs.setdefault(packed.run_id, []).append((record.hlc, packed.unpack()))
-    pairs = [pair for run_id in sorted(runs) for pair in runs[run_id]]
-    counts = [len(block.names) for _, block in pairs]
+    blocks = [(record.hlc, block, block.raw()) for _, record in records for block in record.blocks]
+    blocks.sort(key=lambda entry: entry[1].run_id)
+    ends = pa.array(accumulate(len(raw.names) for _, _, raw in blocks), pa.int32())
+    total = ends[-1].as_py() if blocks else 0
 
-    def spread(values: list[object], type_: pa.DataType) -> pa.Array:
-        indices = pa.array([i for i, count in enumerate(counts) for _ in range(count)], pa.int32())
-        return pa.array(values, type_).take(indices)
+    def spread(values: Iterable[object], type_: pa.DataType) -> pa.Array:
+        return pc.run_end_decode(pa.RunEndEncodedArray.from_arrays(ends, pa.array(values, type_)))
 
-    def chain(column: str, type_: pa.DataType) -> pa.Array:
-        return pa.array([v for _, block in pairs for v in getattr(block, column)], type_)
+    def numbers(column: str, type_: pa.DataType) -> pa.Array:
+        packed = b"".join(getattr(raw, column) for _, _, raw in blocks)
+        return pa.Array.from_buffers(type_, total, [None, pa.py_buffer(packed)])
 
-    names, values = chain("names", pa.string()), chain("values", pa.float64())
-    times, steps = chain("times", pa.int64()), chain("steps", pa.int64())
-    hlc = spread([stamp for stamp, _ in pairs], pa.int64())
-    keys = pa.array([_series(b.run_id, name, b.model_id) for _, b in pairs for name in b.names], pa.uint64())
-    total = len(names)
+    values, times, steps = numbers("values", pa.float64()), numbers("times", pa.int64()), numbers("steps", pa.int64())
+    hlc = spread((stamp for stamp, _, _ in blocks), pa.int64())
+    series = pa.array(chain.from_iterable(_series_of(block, raw.names) for _, block, raw in blocks), pa.uint64())
     columns = {
         "account_id": pa.nulls(total, pa.string()),
         "insert_time": _wall_time(hlc),
-        "record_id": record_ids(keys, times, steps, values),
+        "record_id": record_ids(series, times, steps, values),
         "workspace_id": pa.nulls(total, pa.string()),
-        "experiment_id": spread([b.experiment_id for _, b in pairs], pa.string()),
-        "run_id": spread([b.run_id for _, b in pairs], pa.string()),
-        "metric_name": names,
+        "experiment_id": spread((raw.experiment_id for _, _, raw in blocks), pa.string()),
+        "run_id": spread((block.run_id for _, block, _ in blocks), pa.string()),
+        "metric_name": pa.array(chain.from_iterable(raw.names for _, _, raw in blocks), pa.string()),
         "metric_time": _to_time(times),
         "metric_step": steps,
         "metric_value": values,
-        "model_id": spread([b.model_id for _, b in pairs], pa.string()),
-        "dataset_name": spread([b.dataset_name for _, b in pairs], pa.string()),
-        "dataset_digest": spread([b.dataset_digest for _, b in pairs], pa.string()),
+        "model_id": spread((block.model_id for _, block, _ in blocks), pa.string()),
+        "dataset_name": spread((raw.dataset_name for _, _, raw in blocks), pa.string()),
+        "dataset_digest": spread((raw.dataset_digest for _, _, raw in blocks), pa.string()),
         "hlc": hlc,
     }
     return pa.Table.from_arrays(list(columns.values()), schema=RUN_METRICS_HISTORY)
@@ -142,10 +139,15 @@ def fold_rows(entities: dict[tuple[str, str], Entity], events: pa.Table, metrics
             entity.fold_points([(point, value)])
 
 
+def _series_of(block: PackedBlock, names: list[str]) -> list[int]:
+    hashes = {name: _series(block.run_id, name, block.model_id) for name in set(names)}
+    return [hashes[name] for name in names]
+
+
 @lru_cache(maxsize=65536)
 def _series(run_id: str, name: str, model_id: str | None) -> int:
     text = "\0".join((run_id, name, model_id or ""))
-    return int.from_bytes(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
+    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
 def _mix(x: pa.Array) -> pa.Array:

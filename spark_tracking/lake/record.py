@@ -11,6 +11,7 @@ import struct
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 from zlib import crc32
 
 import msgpack
@@ -19,6 +20,18 @@ from spark_tracking.lake.state import Event, MetricBlock
 
 _HEADER = struct.Struct("<IIq")
 _STAMP = struct.Struct("<q")
+
+
+class RawBlock(NamedTuple):
+    """What stands in a packed block: the numbers as bytes, eight a point."""
+
+    experiment_id: str
+    names: list[str]
+    values: bytes
+    times: bytes
+    steps: bytes
+    dataset_name: str | None
+    dataset_digest: str | None
 
 
 class PackedBlock:
@@ -34,19 +47,23 @@ class PackedBlock:
     def __len__(self) -> int:
         return len(self.packed)
 
+    def raw(self) -> RawBlock:
+        """The points with their numbers still packed, as columns want them."""
+        return RawBlock(*msgpack.unpackb(self.packed))
+
     def unpack(self) -> MetricBlock:
         """The points."""
-        experiment_id, names, values, times, steps, dataset_name, dataset_digest = msgpack.unpackb(self.packed)
+        raw = self.raw()
         return MetricBlock(
             self.run_id,
-            experiment_id,
-            names,
-            array("d", values).tolist(),
-            array("q", times).tolist(),
-            array("q", steps).tolist(),
+            raw.experiment_id,
+            raw.names,
+            array("d", raw.values).tolist(),
+            array("q", raw.times).tolist(),
+            array("q", raw.steps).tolist(),
             self.model_id,
-            dataset_name,
-            dataset_digest,
+            raw.dataset_name,
+            raw.dataset_digest,
         )
 
 
