@@ -40,7 +40,8 @@ class Metrics(Runs):
     def log_batch(self, run_id: str, metrics: Sequence[Metric], params: Sequence[Param], tags: Sequence[RunTag]) -> None:
         """Log metrics, params and tags of an active run: all of them, or nothing."""
         _validate_run_id(run_id)
-        metrics, params, tags = _validate_batch_log_data(metrics, params, tags)
+        checked = [] if _plainly_valid(metrics) else metrics
+        _, params, tags = _validate_batch_log_data(checked, params, tags)
         _validate_batch_log_limits(metrics, params, tags)
         _validate_param_keys_unique(params)
         run = self._active_run(run_id)
@@ -108,6 +109,17 @@ class Metrics(Runs):
         # NaN stands among equals where MLflow's SQL store has it: as 0 with a flag
         rows = [(s, t, 0.0 if math.isnan(v) else v, math.isnan(v)) for t, s, v in zip(*_columns(points))]
         return sorted(rows)
+
+
+def _plainly_valid(metrics: Sequence[Metric]) -> bool:
+    """Whether points are of the plain kind that needs no look at each by MLflow, which takes ten times as long."""
+    try:
+        for name in {m.key for m in metrics}:
+            _validate_metric(name, 0.0, 0, 0)
+    except (MlflowException, TypeError):
+        return False
+    numbers = {type(m.value) for m in metrics} <= {int, float} and {type(m.step) for m in metrics} <= {int}
+    return numbers and {type(m.timestamp) for m in metrics} <= {int} and min((m.timestamp for m in metrics), default=0) >= 0
 
 
 def _blocks(run_id: str, experiment_id: str, metrics: Sequence[Metric]) -> list[MetricBlock]:

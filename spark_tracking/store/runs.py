@@ -136,7 +136,7 @@ class Runs(Experiments):
         param = _validate_param(param.key, param.value)
         old = self._active_run(run_id).items("param").get(param.key)
         if old is None:
-            self.lake.write(pairs(KIND, run_id, "param", [param]))
+            self.lake.write(pairs(KIND, run_id, "param", [param]), polled=True)
         elif old != param.value:
             raise invalid(
                 f"Changing param values is not allowed. Param with key='{param.key}' was already logged with "
@@ -147,7 +147,7 @@ class Runs(Experiments):
         """Set one tag; `mlflow.runName` also renames the run."""
         tag = _validate_tag(tag.key, tag.value)
         self._active_run(run_id)
-        self.lake.write(_tag_events(run_id, [tag]))
+        self.lake.write(_tag_events(run_id, [tag]), polled=True)
 
     def delete_tag(self, run_id: str, key: str) -> None:
         """Remove one tag."""

@@ -203,6 +203,7 @@ def test_metrics_keep_their_history_and_the_latest_point(on_both: Callable[[Scri
         ):
             s.log_metric(id, Metric(*bad))
             s.log_batch(id, [Metric(*bad)], [], [])
+        s.log_batch(id, [Metric("k" * 251, 1.0, 1, 0)], [], [])
         s.log_metric("nope", Metric("m", 1.0, 1, 0))
         s.log_batch("nope", [Metric("m", 1.0, 1, 0)], [], [])
         for key in ("m", "b", "n", "nothing"):
