@@ -102,7 +102,7 @@ class Reader(ABC):
 
 def explode_datasets(runs: pa.RecordBatch) -> pa.RecordBatch:
     """The rows of `datasets` that a batch of `runs_latest` holds."""
-    lists = runs.column("datasets")
+    lists = runs.column("datasets").cast(pa.list_(pa.struct(list(DATASETS)[2:])))
     structs = pc.list_flatten(lists)
     parents = pc.list_parent_indices(lists)
     columns = [runs.column(name).take(parents) for name in ("run_id", "experiment_id")]

@@ -137,4 +137,5 @@ def _sorted(rows: pa.RecordBatchReader, query: Query) -> list[pa.RecordBatch]:
 def quantiles(keys: pa.ChunkedArray, parts: int) -> list[Key]:
     """At most `parts - 1` different keys that cut sorted ones into equal parts."""
     steps = [len(keys) * i // parts for i in range(1, parts)] if len(keys) else []
-    return sorted({keys[step].as_py() for step in steps})
+    cuts: set[Key] = {keys[step].as_py() for step in steps}
+    return sorted(cuts, key=str)

@@ -31,12 +31,10 @@ def runs(page: Sequence[Json], table: str) -> pa.RecordBatch:
         "tags": pairs([d.get("tags", ()) for d in data]),
     }
     if table != "runs":
-        inputs, outputs = [run.get("inputs", {}) for run in page], [run.get("outputs", {}) for run in page]
+        inputs = [run.get("inputs", {}) for run in page]  # without models: a search does not tell them
         columns |= {
             "aggregated_metrics": pa.array([_aggregates(m) for m in metrics], lake_tables.AGGREGATES),
             "datasets": pa.array([_datasets(i.get("dataset_inputs", ())) for i in inputs], lake_tables.DATASETS),
-            "model_inputs": pa.array([sorted(m["model_id"] for m in i.get("model_inputs", ())) for i in inputs], pa.list_(pa.string())),
-            "model_outputs": pa.array([_links(o.get("model_outputs", ())) for o in outputs], lake_tables.LINKS),
         }
     return batch(table, columns, len(page))
 
@@ -157,10 +155,6 @@ def _datasets(inputs: Iterable[Json]) -> list[dict[str, Any]]:
         for use in inputs
     ]  # fmt: skip
     return sorted(rows, key=lambda row: (row["name"], row["digest"]))
-
-
-def _links(outputs: Iterable[Json]) -> list[dict[str, Any]]:
-    return sorted(({"model_id": o["model_id"], "step": int(o.get("step", 0))} for o in outputs), key=lambda o: o["model_id"])
 
 
 def _model_metrics(items: Iterable[Iterable[Json]]) -> pa.Array:

@@ -75,7 +75,7 @@ TABLES: dict[str, Table] = {
             "runs",
             "Runs in the columns of `system.mlflow.runs_latest`, and more after them. `aggregated_metrics` holds each metric's least, "
             "greatest and latest value; over REST the first two are null, since only the whole history tells them.",
-            (*_ACCOUNT, "update_time", "delete_time"),
+            (*_ACCOUNT, "update_time", "delete_time", "model_inputs", "model_outputs"),
             (*_ACCOUNT, "update_time"),
         ),
         Table(
@@ -126,7 +126,8 @@ TABLES: dict[str, Table] = {
             ("name", "version"),
             "model_versions",
             "Versions of registered models.",
-            ("storage_location",),
+            ("storage_location", "model_id"),
+            ("model_id",),
         ),
     )
 }

@@ -79,6 +79,8 @@ def parse_options(options: Mapping[str, str], table: str | None, defaults: Defau
     environ = os.environ if environ is None else environ
     given = {name.lower(): value for name, value in options.items()}
     for name in given:
+        if name == "owner":  # a property of tables in the catalog, which come with theirs
+            raise InvalidInput(f"CREATE TABLE … USING is not supported.{_FORGETS}")
         if name not in OPTIONS and name not in _PATHS:
             near = get_close_matches(name, OPTIONS, 1)
             hint = f" Did you mean '{near[0]}'?" if near else ""
@@ -111,8 +113,8 @@ def parse_options(options: Mapping[str, str], table: str | None, defaults: Defau
 
 
 _FORGETS = (
-    " (A table made by CREATE TABLE … USING loses its options in Spark; make a view instead: "
-    "CREATE TEMPORARY VIEW name USING mlflow OPTIONS (path 'runs_latest'), or df.createOrReplaceTempView.)"
+    " A table made by CREATE TABLE … USING loses its options in Spark. Make a view instead: "
+    "CREATE TEMPORARY VIEW name USING mlflow OPTIONS (path 'runs_latest'), or df.createOrReplaceTempView."
 )
 
 

@@ -1,0 +1,103 @@
+"""The sources on one kind of Spark, as a program: python tests/sources/modes.py classic|cluster|connect
+
+What each kind must do: find the sources by itself, follow `use`, see new runs on the same DataFrame, read in several tasks,
+tell mistakes before a task runs, keep credentials out of sight. Used by tests and by matrix.sh, which varies Spark's version.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import time
+
+import mlflow
+from mlflow.entities import Metric, Param
+from mlflow.tracking import MlflowClient
+
+
+def main(mode: str) -> None:
+    """Check one kind of Spark."""
+    folder = tempfile.mkdtemp()
+    first, second = f"delta://{folder}/first", f"delta://{folder}/second"
+    for uri, count in ((first, 4), (second, 2)):
+        log(uri, count)
+    os.environ["MLFLOW_TRACKING_URI"] = first  # what Spark's processes see from the start
+    spark = session(mode)
+    os.environ["MLFLOW_TRACKING_URI"] = second  # what they do not see
+    os.environ["MLFLOW_TRACKING_PASSWORD"] = "hunter2"
+    try:
+        check(spark, mode, first, second)
+    finally:
+        spark.stop()
+    import pyspark
+
+    print(f"ok: {mode}, Spark {pyspark.__version__}, Python {sys.version.split()[0]}")
+
+
+def check(spark, mode: str, first: str, second: str) -> None:
+    import spark_tracking as st
+
+    def runs(*path: str, **options: object):
+        return spark.read.format("mlflow-experiment").options(**options).load(*path)
+
+    frame = runs("0", partitions=3)
+    assert frame.count() == 4, "found by itself, with the server of Spark's environment"
+    log(first, 3)
+    assert frame.count() == 7, "the same frame sees new runs"
+    assert frame.filter("metrics.acc >= 2 AND params.lr > '0.1'").count() == 3
+    assert runs("0", filter="metrics.acc >= 2").count() == 3
+    assert spark.read.format("mlflow").load("run_metrics_history").count() == 7
+    st.use(spark)
+    assert runs("0").count() == 2, "use() moves to this process's server"
+    assert runs("0", tracking_uri=first).count() == 7, "options win"
+    mlflow.set_tracking_uri(first)
+    st.use(spark, experiment_id=0)
+    assert runs().count() == 7
+    start = time.perf_counter()
+    assert runs().orderBy("start_time").limit(3).count() == 3
+    print(f"warm query: {time.perf_counter() - start:.2f} s")
+    try:
+        runs("99").count()
+    except Exception as error:
+        assert "There is no experiment with id 99" in str(error), error
+        assert "hunter2" not in str(error)
+    else:
+        raise AssertionError("a missing experiment was read")
+    if mode != "connect":
+        assert frame.rdd.getNumPartitions() == 3
+        assert "hunter2" not in runs()._jdf.queryExecution().toString()
+
+
+def log(uri: str, count: int) -> None:
+    """Runs in experiment 0."""
+    client = MlflowClient(uri)
+    for i in range(count):
+        run = client.create_run("0")
+        client.log_batch(run.info.run_id, [Metric("acc", i, int(time.time() * 1000), 0)], [Param("lr", f"0.{i}")])
+
+
+def session(mode: str):
+    """A small Spark of the kind."""
+    os.environ["PYSPARK_PYTHON"] = os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable
+    os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
+    from pyspark.sql import SparkSession
+
+    builder = SparkSession.builder
+    if mode == "cluster":  # workers in processes of their own
+        import pyspark
+
+        os.environ["SPARK_HOME"] = os.path.dirname(pyspark.__file__)
+        builder = builder.master("local-cluster[2,1,1024]")
+    elif mode == "connect":  # the server is a process of its own
+        builder = builder.remote("local[2]")
+    else:
+        builder = builder.master("local[2]")
+    settings = {"spark.ui.enabled": "false", "spark.sql.shuffle.partitions": "2", "spark.driver.memory": "1g"}
+    for name, value in settings.items():
+        builder = builder.config(name, value)
+    return builder.getOrCreate()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
