@@ -36,12 +36,14 @@ class DataFile:
         size: bytes.
         rows: row count, None where the log has no statistics.
         partition: partition column -> typed value.
+        logged: the path as the log has it, URL-encoded.
     """
 
     path: str
     size: int
     rows: int | None
     partition: Mapping[str, Any]
+    logged: str = ""
 
 
 @dataclass(frozen=True)
@@ -151,7 +153,7 @@ def _files(table: DeltaTable) -> tuple[DataFile, ...]:
     adds = pa.table(table.get_add_actions())
     columns = [name for name in ("path", "size_bytes", "num_records", "partition") if name in adds.column_names]
     return tuple(
-        DataFile(row["path"], row["size_bytes"], row.get("num_records"), row.get("partition") or {})
+        DataFile(unquote(row["path"]), row["size_bytes"], row.get("num_records"), row.get("partition") or {}, row["path"])
         for row in adds.select(columns).to_pylist()
     )
 
@@ -237,7 +239,13 @@ def commit(
         if app and _has_transaction(DeltaTable(at.uri), app):
             return None
         raise InvalidState(f"Another job changed the same rows of '{at.uri}' at the same time, and nothing was written: {error}") from error
-    return table.version()
+    return _version_of(at.uri, metadata)
+
+
+def _version_of(uri: str, metadata: Mapping[str, Any]) -> int:
+    """The version of the commit with these very metadata; others may have come after it."""
+    commits = DeltaTable(uri).history(100)
+    return int(next((commit["version"] for commit in commits if metadata.items() <= commit.items()), commits[0]["version"]))
 
 
 def _has_transaction(table: DeltaTable, app: tuple[str, int]) -> bool:
@@ -247,7 +255,7 @@ def _has_transaction(table: DeltaTable, app: tuple[str, int]) -> bool:
 
 def _removal(file: DataFile, now: int) -> RemoveAction:
     return RemoveAction(
-        path=file.path,
+        path=file.logged,
         data_change=True,
         deletion_timestamp=now,
         partition_values=partition_texts(file.partition),

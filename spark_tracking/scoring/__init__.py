@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from spark_tracking.scoring.history import history as history
-    from spark_tracking.scoring.table import ScoreResult as ScoreResult
+    from spark_tracking.scoring.result import ScoreResult as ScoreResult
     from spark_tracking.scoring.table import score_table as score_table
     from spark_tracking.scoring.udf import score_udf as score_udf
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "score_udf": "spark_tracking.scoring.udf",
     "score_table": "spark_tracking.scoring.table",
-    "ScoreResult": "spark_tracking.scoring.table",
+    "ScoreResult": "spark_tracking.scoring.result",
     "history": "spark_tracking.scoring.history",
 }
 

@@ -5,6 +5,7 @@ A feature that is not known here to be harmless takes the UDF path, where Spark 
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -33,6 +34,7 @@ _HARMLESS_TO_READ = {
 }
 # What an append of plain Parquet files may ignore, given the conditions that `_unwritable` checks.
 _HARMLESS_TO_WRITE = {"appendOnly", "invariants", "checkConstraints", "changeDataFeed", "generatedColumns", "timestampNtz"}
+_ESCAPED = re.compile(r"[^A-Za-z0-9/_.=-]")
 _PARTITION_TYPES = (pa.types.is_string, pa.types.is_integer, pa.types.is_boolean, pa.types.is_date32)
 
 
@@ -66,6 +68,9 @@ def unwritable(target: Snapshot, mode: str) -> str | None:
         return "the target only takes appends"
     if settings := sorted(name for name in target.column_settings if name != "comment"):
         return f"the target has columns with settings that Spark must see to ({settings[0]})"
+    if mode != "append" and any(_ESCAPED.search(file.logged) for file in target.files):
+        # delta-rs 1.6 writes the path of such a file in another form when it removes it, and Spark then still sees the file.
+        return "the target has partitions whose names need escaping"
     if required := next((field.name for field in target.schema if not field.nullable), None):
         return f"the target's column '{required}' must not be null, which Spark checks"
     return _strange_columns(target.schema, target.partition_by, "target")

@@ -67,7 +67,7 @@ def _transformed(work: Work, rows: DataFrame) -> DataFrame:
     return result
 
 
-def write(spark: SparkSession, work: Work, scored: DataFrame) -> dict[str, Any]:
+def write(spark: SparkSession, work: Work, scored: DataFrame, *, show: bool | None = None) -> dict[str, Any]:
     """Commit scored rows to the target, once.
 
     Returns:

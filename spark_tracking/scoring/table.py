@@ -7,14 +7,16 @@ import logging
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from spark_tracking.errors import InvalidInput
-from spark_tracking.scoring import spark_path
+from spark_tracking.errors import InvalidInput, InvalidState
+from spark_tracking.scoring import file_path, incremental, spark_path
 from spark_tracking.scoring.inputs import check_inputs
 from spark_tracking.scoring.model import resolve
 from spark_tracking.scoring.predict import Nulls, OnError
+from spark_tracking.scoring.record import record_run
+from spark_tracking.scoring.result import ScoreResult
 from spark_tracking.scoring.source import Place, Source, find_place, find_source
 from spark_tracking.scoring.udf import make_plan
 from spark_tracking.scoring.work import MODES, STRATEGIES, Mode, Strategy, Work, output_schema
@@ -24,54 +26,6 @@ if TYPE_CHECKING:
     from pyspark.sql.types import DataType
 
 log = logging.getLogger("spark_tracking.scoring")
-
-
-@dataclass(frozen=True)
-class ScoreResult:
-    """What a scoring job did.
-
-    Attributes:
-        status: `scored`, or `nothing new` where the job had done this work before.
-        target: path or name of the target.
-        target_version: its Delta version after the commit; None if nothing was committed.
-        rows: rows written.
-        failed: of these, rows whose error was reported (with `on_error="report"`).
-        seconds: wall time of the whole call.
-        strategy: `files` or `udf`.
-        reason: why this strategy.
-        model: the model's name, version, alias, run and digest.
-        source, source_version: what was read.
-        job: the job's name, if it has one.
-    """
-
-    status: Literal["scored", "nothing new"]
-    target: str
-    target_version: int | None
-    rows: int
-    failed: int
-    seconds: float
-    strategy: str
-    reason: str
-    model: Mapping[str, str | None]
-    source: str
-    source_version: int | None
-    job: str | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """The same as plain values, ready for JSON."""
-        return asdict(self)
-
-    def __str__(self) -> str:
-        name = self.model["model_name"]
-        model = f"{name} version {self.model['model_version']}" if name else str(self.model["model_uri"])
-        if self.status == "nothing new":
-            return f"Nothing new in {self.source} for {self.target} (looked for {self.seconds:.1f} s)."
-        rate = self.rows / self.seconds if self.seconds else 0.0
-        failed = f", {self.failed:,} of them failed" if self.failed else ""
-        return (
-            f"{self.rows:,} rows scored with {model} into {self.target} version {self.target_version}{failed} "
-            f"({self.seconds:.1f} s, {rate:,.0f} rows/s, strategy {self.strategy}: {self.reason})."
-        )
 
 
 def score_table(
@@ -88,6 +42,8 @@ def score_table(
     strategy: Strategy = "auto",
     version: int | None = None,
     timestamp: str | dt.datetime | None = None,
+    since: Literal["last"] | int | None = None,
+    job: str | None = None,
     result_type: DataType | str | None = None,
     prediction: str = "prediction",
     method: str = "predict",
@@ -95,8 +51,10 @@ def score_table(
     nulls: Nulls = "model",
     on_error: OnError = "fail",
     model_columns: bool = False,
+    track: bool = False,
+    show_progress: bool | None = None,
 ) -> ScoreResult:
-    """Score a table with a logged model into a Delta table.
+    """Score a table with a logged model into a Delta table, in one commit.
 
     Args:
         spark: the session, classic or Connect.
@@ -108,9 +66,13 @@ def score_table(
         mode: `append`, `overwrite`, `overwrite_partitions` (those that get rows), or `merge` by `keys`.
         keys: for `merge`, the columns that tell rows apart.
         partition_by: kept columns that partition a new target.
-        strategy: `files`, `udf`, or `auto`, which takes `files` where the tables allow it and says why.
+        strategy: `files` (workers read and write the tables' files themselves), `udf` (Spark does), or `auto`: `files` where
+            the tables allow it. The result says which and why.
         version: version of a Delta source; None: the newest.
         timestamp: instead of a version, as of that time.
+        since: `last`: only what the source gained since this job's last run; or a version: what came after it.
+        job: the job's name. Work under a name is committed once: running it again for the same source version and, without
+            `since`, the same model does nothing. With `since="last"` the name is made from the other arguments if not given.
         result_type: Spark type of the prediction; None: what the signature says.
         prediction: name of its column.
         method: a method of the logged object, such as `predict_proba`.
@@ -118,6 +80,8 @@ def score_table(
         nulls: `model`, `skip` or `error`, as in `score_udf`.
         on_error: `fail`, `null` or `report`; with `report` a column `<prediction>_error` says what failed.
         model_columns: add `model_version` and `scored_at` to each row.
+        track: record an MLflow run with the source, the model, row counts and rates.
+        show_progress: None: on a terminal.
 
     Returns:
         What was done. `print` it for a summary.
@@ -125,6 +89,7 @@ def score_table(
     Raises:
         NotFound: there is no such model or source.
         InvalidInput: columns are missing or of a wrong type (all are named), or arguments contradict each other.
+        InvalidState: `strategy="files"` and the tables do not allow it; or another job changed the same rows.
 
     Example:
         >>> print(score_table(spark, "models:/wine@champion", "/data/wine", "/data/scored", keep=["id"]))
@@ -152,29 +117,46 @@ def score_table(
         returned=returned,
         model_columns=model_columns,
         method=method,
-        job=None,
+        job=job,
         since=None,
+        added=None,
         token=uuid.uuid4().hex[:16],
     )
     output_schema(work)
-    return _scored(spark, work, began)
+    pending = incremental.pending(spark, work, since)
+    result = _nothing_new(work) if pending is None else _run(spark, pending, strategy, show_progress)
+    result = replace(result, seconds=time.monotonic() - began)
+    return record_run(result, work) if track else result
 
 
-def _scored(spark: SparkSession, work: Work, began: float) -> ScoreResult:
-    counts = spark_path.write(spark, work, spark_path.predictions(spark, work, work.source.df))
-    done = find_place(spark, work.target.text)
-    newest = int(spark.sql(f"DESCRIBE HISTORY {done.sql} LIMIT 1").collect()[0]["version"])
-    return _result(work, began, "udf", "chosen", target_version=newest, rows=counts["rows"], failed=counts["failed"])
+def _run(spark: SparkSession, work: Work, strategy: Strategy, show: bool | None) -> ScoreResult:
+    if strategy == "udf":
+        return _by_spark(spark, work, "asked for", show)
+    found = file_path.examine(spark, work)
+    if not isinstance(found, str):
+        reason = "asked for" if strategy == "files" else "the tables allow it"
+        return _result(work, "files", reason, file_path.run(spark, work, found, show=show))
+    if strategy == "files":
+        raise InvalidState(f"strategy='files' is not possible here: {found}. Use strategy='auto' or 'udf'.")
+    return _by_spark(spark, work, found, show)
 
 
-def _result(work: Work, began: float, strategy: str, reason: str, *, target_version: int | None, rows: int, failed: int) -> ScoreResult:
+def _by_spark(spark: SparkSession, work: Work, reason: str, show: bool | None) -> ScoreResult:
+    rows = incremental.added_rows(spark, work) if work.added is not None else work.source.df
+    counts = spark_path.write(spark, work, spark_path.predictions(spark, work, rows), show=show)
+    return _result(work, "udf", reason, {**counts, "version": incremental.committed_version(spark, work)})
+
+
+def _result(work: Work, strategy: str, reason: str, done: Mapping[str, Any]) -> ScoreResult:
+    if done["version"] is None:  # another run of the same job was faster, and this one's commit was left out
+        return _nothing_new(work)
     return ScoreResult(
         status="scored",
         target=work.target.text,
-        target_version=target_version,
-        rows=rows,
-        failed=failed,
-        seconds=time.monotonic() - began,
+        target_version=done["version"],
+        rows=done["rows"],
+        failed=done["failed"],
+        seconds=0.0,
         strategy=strategy,
         reason=reason,
         model=work.model.facts(),
@@ -182,6 +164,11 @@ def _result(work: Work, began: float, strategy: str, reason: str, *, target_vers
         source_version=work.source.version,
         job=work.job,
     )
+
+
+def _nothing_new(work: Work) -> ScoreResult:
+    nothing = _result(work, "none", "this job had done this work before", {"version": -1, "rows": 0, "failed": 0})
+    return replace(nothing, status="nothing new", target_version=None)
 
 
 def _check(mode: str, strategy: str, keys: Sequence[str]) -> None:

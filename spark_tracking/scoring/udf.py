@@ -171,7 +171,7 @@ def _pandas_function(plan: Plan, returned: DataType) -> Any:
 
     output = pd.DataFrame if isinstance(returned, StructType) else pd.Series
     score.__annotations__ = {"batches": Iterator[tuple[Union[pd.Series, pd.DataFrame], ...]], "return": Iterator[output]}  # type: ignore[valid-type]  # noqa: UP007
-    return pandas_udf(score, returned)
+    return pandas_udf(score, returned)  # type: ignore[call-overload]
 
 
 def _callable(function: Any, model: ResolvedModel, plan: Plan) -> Callable[..., Column]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -43,6 +44,7 @@ class Work:
         method: the model's method.
         job: the job's name, or None for work that may be repeated.
         since: the source version up to which this job had scored, or None for all rows.
+        added: with `since`, path -> version of the files that the source gained after it.
         token: names this attempt, in its files and its commit.
         started: when it began (UTC).
     """
@@ -62,6 +64,7 @@ class Work:
     method: str
     job: str | None
     since: int | None
+    added: Mapping[str, int] | None
     token: str
     started: dt.datetime = field(default_factory=lambda: dt.datetime.now(dt.timezone.utc))
 
