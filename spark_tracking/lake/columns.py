@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from hashlib import blake2b
 from itertools import accumulate, chain
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from spark_tracking.lake.clock import COUNTER_BITS
-from spark_tracking.lake.record import PackedBlock, Record
+from spark_tracking.lake.record import PackedBlock, RawBlock, Record
 from spark_tracking.lake.state import Entity, Event, MetricFold, ModelPoint, Point, Stamp
 from spark_tracking.lake.tables import EVENTS, RUN_METRICS_HISTORY, TIME
+
+_IN_COLUMNS_BYTES = 8192
+"""Packed points beyond this size (some 300) are folded by Arrow rather than one by one."""
+_Column = Any  # pyarrow.Array or ChunkedArray, which have no types
 
 
 def event_rows(records: Iterable[tuple[str, Record]]) -> pa.Table:
@@ -41,11 +46,7 @@ def metric_rows(records: Iterable[tuple[str, Record]]) -> pa.Table:
     def spread(values: Iterable[object], type_: pa.DataType) -> pa.Array:
         return pc.run_end_decode(pa.RunEndEncodedArray.from_arrays(ends, pa.array(values, type_)))
 
-    def numbers(column: str, type_: pa.DataType) -> pa.Array:
-        packed = b"".join(getattr(raw, column) for _, _, raw in blocks)
-        return pa.Array.from_buffers(type_, total, [None, pa.py_buffer(packed)])
-
-    values, times, steps = numbers("values", pa.float64()), numbers("times", pa.int64()), numbers("steps", pa.int64())
+    names, values, times, steps = _points([raw for _, _, raw in blocks])
     hlc = spread((stamp for stamp, _, _ in blocks), pa.int64())
     series = pa.array(chain.from_iterable(_series_of(block, raw.names) for _, block, raw in blocks), pa.uint64())
     columns = {
@@ -55,7 +56,7 @@ def metric_rows(records: Iterable[tuple[str, Record]]) -> pa.Table:
         "workspace_id": pa.nulls(total, pa.string()),
         "experiment_id": spread((raw.experiment_id for _, _, raw in blocks), pa.string()),
         "run_id": spread((block.run_id for _, block, _ in blocks), pa.string()),
-        "metric_name": pa.array(chain.from_iterable(raw.names for _, _, raw in blocks), pa.string()),
+        "metric_name": names,
         "metric_time": _to_time(times),
         "metric_step": steps,
         "metric_value": values,
@@ -89,28 +90,51 @@ def events_of(rows: pa.Table) -> Iterator[tuple[Stamp, Event]]:
 
 def fold_metric_rows(rows: pa.Table) -> Iterator[tuple[str, str, MetricFold]]:
     """Rows of the metrics log folded per run and metric: (run id, metric name, fold)."""
-    if rows.num_rows == 0:
+    times = _to_milliseconds(rows["metric_time"])
+    yield from _fold(rows["run_id"], rows["metric_name"], rows["metric_step"], times, rows["metric_value"])
+
+
+def fold_blocks(entity: Entity, blocks: Sequence[PackedBlock]) -> None:
+    """Fold points of journals into the run or logged model that they belong to; many of them in columns."""
+    if entity.purged is not None:
         return
-    plain = pa.table(
-        {
-            "run": rows["run_id"],
-            "name": rows["metric_name"],
-            "step": rows["metric_step"],
-            "time": _to_milliseconds(rows["metric_time"]),
-            "value": rows["metric_value"],
-            # NaN sorts as 0 and after a real 0, as Point.beats has it
-            "rank": pc.if_else(pc.is_nan(rows["metric_value"]), 0.0, rows["metric_value"]),
-            "nan": pc.is_nan(rows["metric_value"]),
-        }
-    )
+    if entity.kind != "run" or sum(map(len, blocks)) < _IN_COLUMNS_BYTES:
+        for block in blocks:
+            entity.fold_block(block.unpack())
+        return
+    names, values, times, steps = _points([block.raw() for block in blocks])
+    for _, name, fold in _fold(pa.nulls(len(names), pa.string()), names, steps, times, values):
+        entity.fold_metric(name, fold)
+
+
+def _fold(runs: _Column, names: _Column, steps: _Column, times: _Column, values: _Column) -> Iterator[tuple[str, str, MetricFold]]:
+    if not len(names):
+        return
+    nan = pc.is_nan(values)
+    # NaN sorts as 0 and after a real 0, as Point.beats has it
+    columns = {"step": steps, "time": times, "rank": pc.if_else(nan, 0.0, values), "nan": nan}
+    table = pa.table({**columns, "run": runs, "name": names, "value": values})
     order = [("step", "ascending"), ("time", "ascending"), ("rank", "ascending"), ("nan", "descending")]
-    ordered = plain.sort_by(order)
-    folds = ordered.group_by(["run", "name"], use_threads=False).aggregate(
-        [("value", "min"), ("value", "max"), ("step", "last"), ("time", "last"), ("value", "last")]
+    folds = (
+        table.sort_by(order)
+        .group_by(["run", "name"], use_threads=False)
+        .aggregate([("value", "min"), ("value", "max"), ("step", "last"), ("time", "last"), ("value", "last")])
     )
-    names = ("run", "name", "value_min", "value_max", "step_last", "time_last", "value_last")
-    for run, name, low, high, step, time, value in zip(*(folds[n].to_pylist() for n in names)):
+    wanted = ("run", "name", "value_min", "value_max", "step_last", "time_last", "value_last")
+    for run, name, low, high, step, time, value in zip(*(folds[n].to_pylist() for n in wanted)):
         yield run, name, MetricFold(low, high, Point(step, time, value))
+
+
+def _points(blocks: Sequence[RawBlock]) -> tuple[pa.Array, pa.Array, pa.Array, pa.Array]:
+    """Names, values, times (ms) and steps of all points of the blocks."""
+    names = pa.array(chain.from_iterable(raw.names for raw in blocks), pa.string())
+
+    def numbers(packed: Iterable[bytes], type_: pa.DataType) -> pa.Array:
+        return pa.Array.from_buffers(type_, len(names), [None, pa.py_buffer(b"".join(packed))])
+
+    values = numbers((raw.values for raw in blocks), pa.float64())
+    times = numbers((raw.times for raw in blocks), pa.int64())
+    return names, values, times, numbers((raw.steps for raw in blocks), pa.int64())
 
 
 def model_points(rows: pa.Table) -> Iterator[tuple[str, ModelPoint, float]]:

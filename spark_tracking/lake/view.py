@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 from spark_tracking.lake import storage
 from spark_tracking.lake.clock import Clock
-from spark_tracking.lake.columns import events_of, fold_metric_rows, model_points
+from spark_tracking.lake.columns import events_of, fold_blocks, fold_metric_rows, model_points
 from spark_tracking.lake.derived import DerivedTable
 from spark_tracking.lake.journal import writer_of
 from spark_tracking.lake.log import Commit, Table
@@ -51,10 +51,15 @@ class Partial:
 
     def fold(self) -> Entity:
         """The news with all points folded in."""
-        for _, _, block in self.blocks[self.folded :]:
-            self.entity.fold_block(block.unpack())
+        fold_blocks(self.entity, [block for _, _, block in self.blocks[self.folded :]])
         self.folded = len(self.blocks)
         return self.entity
+
+    def drop(self, covered: dict[str, int]) -> None:
+        """Let go of the points up to these positions. What was folded of them may stay: it is true."""
+        kept = [block[1] > covered.get(block[0], -1) for block in self.blocks]
+        self.folded = sum(kept[: self.folded])
+        self.blocks = [block for block, keep in zip(self.blocks, kept) if keep]
 
 
 @dataclass(slots=True)
@@ -72,8 +77,7 @@ class Whole:
             self.fold()
 
     def fold(self) -> Entity:
-        for block in self.unfolded:
-            self.entity.fold_block(block.unpack())
+        fold_blocks(self.entity, self.unfolded)
         self.unfolded.clear()
         self.waiting = 0
         return self.entity
@@ -304,12 +308,9 @@ class View:
             events, points = (self._covered(name, self.watermark(kind, name)) for name in self.logs)
             for key in [key for key in self.tail if key[0] == kind]:
                 partial = self.tail[key]
-                rest = [b for b in partial.blocks if b[1] > points.get(b[0], -1)]
-                if not rest and _within(partial.events, events) and _within(partial.points, points):
+                partial.drop(points)
+                if not partial.blocks and _within(partial.events, events) and _within(partial.points, points):
                     del self.tail[key]
-                elif len(rest) < len(partial.blocks):
-                    partial.fold()
-                    partial.blocks, partial.folded = rest, len(rest)
         for name in self.logs:
             oldest = min(self.watermark(kind, name) for kind in self.bases)
             self._commits[name] = [c for c in self._commits[name] if c.version > oldest]
