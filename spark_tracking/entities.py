@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from mlflow.entities import (
     Dataset,
@@ -39,7 +39,7 @@ from mlflow.entities.model_registry import (
 
 
 class State(Protocol):
-    """A thing's folded state: see `lake.state.Entity`."""
+    """A thing's folded state: see `lake.state.Entity`. What an attribute holds is what MLflow's classes take for it."""
 
     @property
     def id(self) -> str: ...
@@ -47,8 +47,8 @@ class State(Protocol):
     def metrics(self) -> Mapping[str, Any]: ...
     @property
     def points(self) -> Mapping[Any, float]: ...
-    def attr(self, key: str) -> str | None: ...
-    def number(self, key: str) -> int | None: ...
+    def attr(self, key: str) -> Any: ...
+    def number(self, key: str) -> Any: ...
     def items(self, name: str) -> dict[str, str]: ...
 
 
@@ -154,7 +154,7 @@ def model_version(state: State, aliases: Mapping[str, str]) -> ModelVersion:
     name, version = split_version_id(state.id)
     return ModelVersion(
         name=name,
-        version=version,
+        version=cast("str", version),  # MLflow's annotation; its SQL store gives whole numbers
         creation_timestamp=state.number("created"),
         last_updated_timestamp=state.number("updated"),
         description=state.attr("description"),

@@ -280,7 +280,7 @@ def model_versions_predicate(filter_string: str | None) -> str:
 
 def model_versions_order(order_by: Sequence[str] | None) -> list[str]:
     """The `search_model_versions` order: the last updated first, unless said otherwise; ties by name and version."""
-    parse = SearchModelVersionUtils.parse_order_by_for_search_model_versions
+    parse: Any = SearchModelVersionUtils.parse_order_by_for_search_model_versions
     parsed = [parse(c)[1:] for c in order_by or ("last_updated_timestamp DESC", "name ASC", "version_number DESC")]
     terms, seen = _registry_order([(_VERSION_COLUMNS.get(key, key), up) for key, up in parsed], order_by)
     ties = {"name": "name", "version": "version DESC"}

@@ -150,7 +150,7 @@ class Experiments(LakeBacked):
 
     def _next_experiment_id(self) -> str:
         default = self.lake.get(KIND, DEFAULT_ID)
-        last = default and default.number(_LAST)
+        last = default.number(_LAST) if default else None
         if last is None:  # someone deleted the default experiment for good
             ids = self.lake.scan("experiments_latest", ["experiment_id"])
             last = max((int(id) for batch in ids for id in batch.column(0).to_pylist()), default=0)

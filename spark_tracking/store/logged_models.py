@@ -125,9 +125,9 @@ class LoggedModels(Metrics):
             raise invalid("`dataset_name` in the `datasets` clause must be specified.")
         offset = 0
         if page_token:
-            token = SearchLoggedModelsPaginationToken.decode(page_token)
-            token.validate(experiment_ids, filter_string, order_by)
-            offset = token.offset
+            before = SearchLoggedModelsPaginationToken.decode(page_token)
+            before.validate(experiment_ids, filter_string, order_by)
+            offset = before.offset
         size = max_results or SEARCH_LOGGED_MODEL_MAX_RESULTS_DEFAULT
         where = search.all_of(
             "lifecycle_stage != 'deleted'",
@@ -189,9 +189,9 @@ def _order_terms(order_by: Sequence[Order]) -> tuple[list[str], bool]:
 
 
 def _order_value(model: Entity, order: Order) -> Any:
-    field = order["field_name"]
+    field: str = order["field_name"]
     if "." not in field:
-        name = _ALIASES.get(field, field)
+        name: str = _ALIASES.get(field, field)
         if name == "model_id":
             return model.id
         if name.endswith("_ms"):

@@ -20,9 +20,9 @@ from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.utils.models import _parse_model_uri
 from mlflow.store.entities.paged_list import PagedList
 from mlflow.store.model_registry import SEARCH_MODEL_VERSION_MAX_RESULTS_DEFAULT, SEARCH_MODEL_VERSION_MAX_RESULTS_THRESHOLD
+from mlflow.utils import validation
 from mlflow.utils.validation import (
     _validate_model_alias_name,
-    _validate_model_alias_name_reserved,
     _validate_model_name,
     _validate_model_version,
     _validate_model_version_tag,
@@ -37,6 +37,8 @@ from spark_tracking.store.registered_models import VERSION as KIND
 from spark_tracking.store.registered_models import RegisteredModels
 
 _LATEST = "latest"
+# the first MLflows of 3.x refuse 'latest' and 'v1' with the rest
+_validate_alias_is_free_to_use = getattr(validation, "_validate_model_alias_name_reserved", _validate_model_alias_name)
 _REDACTED = {
     "description": None,
     "created_by": None,
@@ -77,7 +79,7 @@ class ModelVersions(RegisteredModels):
             model, time = self._model(name), now()
             number = (model.number("last_version") or 0) + 1
             id = entities.version_id(name, number)
-            values = {
+            values: dict[str, Any] = {
                 "created": time,
                 "updated": time,
                 "description": description,
@@ -187,7 +189,7 @@ class ModelVersions(RegisteredModels):
         """Let an alias point to a version."""
         _validate_model_name(name)
         _validate_model_alias_name(alias)
-        _validate_model_alias_name_reserved(alias)
+        _validate_alias_is_free_to_use(alias)
         number = _validate_model_version(version)
         self._version(name, number)
         self.lake.write([Event(MODEL, name, "alias", alias, str(number))])
@@ -231,7 +233,7 @@ class ModelVersions(RegisteredModels):
         if urllib.parse.urlparse(source).scheme != "models":
             return source, run_id
         try:
-            parsed = _parse_model_uri(source)
+            parsed: Any = _parse_model_uri(source)
             if parsed.model_id is None:
                 return self.get_model_version_download_uri(parsed.name, parsed.version), run_id
             model = self._logged_model(parsed.model_id)
@@ -246,5 +248,4 @@ class ModelVersions(RegisteredModels):
             return entities.logged_model(model)
         from mlflow import MlflowClient
 
-        client: Any = MlflowClient(tracking_uri=self.tracking_uri)
-        return client.get_logged_model(model_id)
+        return MlflowClient(tracking_uri=self.tracking_uri).get_logged_model(model_id)

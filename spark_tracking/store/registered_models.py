@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from mlflow.entities.model_registry import RegisteredModel, RegisteredModelTag
 from mlflow.entities.model_registry.model_version_stages import STAGE_DELETED_INTERNAL
@@ -46,7 +47,7 @@ class RegisteredModels(LakeBacked):
             if existing is not None:
                 raise _taken(name, _is_prompt(existing.items("tag")), _is_prompt({t.key: t.value for t in tags or ()}))
             time = now()
-            values = drop_none({"created": time, "updated": time, "description": description})
+            values: dict[str, Any] = drop_none({"created": time, "updated": time, "description": description})
             events[:] = [*attrs(KIND, name, **values), *pairs(KIND, name, "tag", tags or ())]
             return events
 

@@ -12,7 +12,7 @@ INHERITED = frozenset({"copy_model_version", "_await_model_version_creation_impl
 """Methods of MLflow's class that are right as they are."""
 
 
-class LakeRegistryStore(ModelVersions, AbstractStore):  # type: ignore[misc]
+class LakeRegistryStore(ModelVersions, AbstractStore):
     """MLflow's model registry on a lake.
 
     Args:
@@ -29,7 +29,7 @@ class LakeRegistryStore(ModelVersions, AbstractStore):  # type: ignore[misc]
     """
 
     def __init__(self, store_uri: str, tracking_uri: str | None = None) -> None:
-        super().__init__(store_uri, tracking_uri)
+        super().__init__(store_uri, tracking_uri)  # type: ignore[no-untyped-call]
         self.lake_uri = LakeUri.parse(store_uri)
         self.artifact_root = self.lake_uri.artifact_root
         self.tracking_uri = tracking_uri

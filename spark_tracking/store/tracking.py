@@ -6,7 +6,7 @@ from mlflow.store.tracking.abstract_store import AbstractStore
 from mlflow.utils.uri import resolve_uri_if_local
 
 from spark_tracking.store.logged_models import LoggedModels
-from spark_tracking.store.unsupported import fill
+from spark_tracking.store.unsupported import answer, fill
 from spark_tracking.uri import LakeUri
 
 INHERITED = frozenset(
@@ -23,7 +23,7 @@ INHERITED = frozenset(
 """Methods of MLflow's class that are right as they are."""
 
 
-class LakeTrackingStore(LoggedModels, AbstractStore):  # type: ignore[misc]
+class LakeTrackingStore(LoggedModels, AbstractStore):
     """MLflow's tracking store on a lake.
 
     Args:
@@ -39,8 +39,10 @@ class LakeTrackingStore(LoggedModels, AbstractStore):  # type: ignore[misc]
         'Default'
     """
 
+    link_traces_to_run = answer("link_traces_to_run")  # abstract in MLflow's class, so `fill` comes too late for it
+
     def __init__(self, store_uri: str, artifact_uri: str | None = None) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.lake_uri = LakeUri.parse(store_uri)
         self.artifact_root = resolve_uri_if_local(artifact_uri) if artifact_uri else self.lake_uri.artifact_root
 

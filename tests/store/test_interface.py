@@ -6,7 +6,7 @@ import inspect
 from typing import Any
 
 import pytest
-from mlflow.exceptions import MlflowException, MlflowNotImplementedException
+from mlflow.exceptions import MlflowException
 from mlflow.store.model_registry.abstract_store import AbstractStore as AbstractRegistry
 from mlflow.store.tracking.abstract_store import AbstractStore as AbstractTracking
 
@@ -59,7 +59,7 @@ def test_reads_are_quiet_and_writes_say_what_is_missing_and_what_to_use(store: L
             answer = method()
             assert not answer or answer == ([], None) or name.startswith("calculate_")
             quiet.append(name)
-        except MlflowNotImplementedException as error:
+        except unsupported.MlflowNotImplementedException as error:
             assert error.get_http_status_code() == 501
             assert name in error.message and "MLflow server with an SQL backend" in error.message
             refused.append(name)
