@@ -190,13 +190,14 @@ class Lake:
         """
         with self._lock:
             self._poll()
-            blocks = self._view.tail_blocks(run_id)
+            tail = self._view.tail_blocks(run_id)
             log = self._view.metrics
-            key = (run_id, name, log.update(), len(blocks))
+            key = (run_id, name, log.update(), len(tail), tail[-1][:2] if tail else None)
             if self._history is not None and self._history[0] == key:
                 return self._history[1]  # the next page of the same history
             where = pc.field("run_id") == run_id
             stored = log.select(where if name is None else where & (pc.field("metric_name") == name))
+            blocks = [block for _, _, block in tail]
         recent = metric_rows([("", Record(0, 0, [], blocks))])
         if name is not None:
             recent = recent.filter(pc.equal(recent["metric_name"], name))

@@ -188,10 +188,10 @@ class View:
         """The ids of the kind whose rows in the derived table may be old."""
         return [id for k, id in self.tail if k == kind]
 
-    def tail_blocks(self, run_id: str) -> list[PackedBlock]:
-        """The run's points that may not be in the metrics log yet."""
+    def tail_blocks(self, run_id: str) -> list[tuple[str, int, PackedBlock]]:
+        """The run's points that may not be in the metrics log yet, as (segment, position, points)."""
         partial = self.tail.get(("run", run_id))
-        return [block for _, _, block in partial.blocks] if partial else []
+        return partial.blocks if partial else []
 
     def _load_whole(self, kind: str, ids: Collection[str]) -> dict[str, Whole]:
         loaded: dict[str, Whole] = {}
