@@ -114,7 +114,8 @@ class DatabaseReader(Reader):
                 chunk, among = self._chunk(query, part, last, _RUN, RUNS_PER_CHUNK)
                 if not len(chunk):
                     return
-                yield self._run_batch(query, chunk, among)
+                batch = self._run_batch(query, chunk, among)
+            yield batch  # with no transaction open while somebody else works
             last = chunk["run_uuid"][-1].as_py()
 
     def _chunk(self, query: Query, part: Range, last: str | None, schema: pa.Schema, size: int) -> tuple[pa.Table, str]:
@@ -271,7 +272,8 @@ class DatabaseReader(Reader):
                     "tags": self._pairs("logged_model_tags", owners, among, "model_id", "tag_key", "tag_value"),
                     "metrics": self._model_metrics(owners, among),
                 }
-                yield _batch(query, columns)
+                batch = _batch(query, columns)
+            yield batch
             last = owners[-1].as_py()
 
     def _model_metrics(self, owners: pa.Array, among: str) -> pa.Array:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from mlflow.entities import Metric, Param
 from mlflow.tracking import MlflowClient
 
+LogRuns = Callable[[str, str, range], None]
 T0 = 1_700_000_000_000
 
 
-def log_runs(uri: str, experiment: str, numbers: range) -> None:
+def _log_runs(uri: str, experiment: str, numbers: range) -> None:
     """Finished runs with a metric `acc`, one a number."""
     client = MlflowClient(uri)
     for i in numbers:
@@ -23,11 +25,27 @@ def log_runs(uri: str, experiment: str, numbers: range) -> None:
 
 
 @pytest.fixture
+def log_runs() -> LogRuns:
+    """Log finished runs to a server: URI, experiment, numbers."""
+    return _log_runs
+
+
+@pytest.fixture
 def lake(tmp_path: Path) -> str:
     """A lake with runs 0-4 in experiment 1, and 5-6 in experiment 2."""
-    uri = f"delta://{tmp_path / 'lake'}"
+    return _lake(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def still_lake(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The same lake, for tests that only read."""
+    return _lake(tmp_path_factory.mktemp("still"))
+
+
+def _lake(folder: Path) -> str:
+    uri = f"delta://{folder / 'lake'}"
     client = MlflowClient(uri)
     assert [client.create_experiment(name) for name in ("first", "second")] == ["1", "2"]
-    log_runs(uri, "1", range(5))
-    log_runs(uri, "2", range(5, 7))
+    _log_runs(uri, "1", range(5))
+    _log_runs(uri, "2", range(5, 7))
     return uri

@@ -24,7 +24,7 @@ LAKE = "delta:///lake"
         ({"experiment_names": "third"}, "There is no experiment with name 'third'"),
         ({"path": "77"}, "There is no experiment with id 77"),
         ({"filter": "metrics.acc > 1 AND nonsense"}, "does not parse at position 21: nonsense"),
-        ({"filter": "params.a = 'x AND y' AND "}, "does not parse at position 26: (nothing)"),
+        ({"filter": "params.a = 'x AND y' AND metrics.b"}, "does not parse at position 26: metrics.b"),
         ({"tracking_uri": "delta:///no/lake/here"}, "There is no lake at '/no/lake/here'"),
         ({"tracking_uri": "http://127.0.0.1:9"}, "http://127.0.0.1:9 did not answer"),
         ({"tracking_uri": "sqlite:////no/such.db"}, "The database sqlite:////no/such.db cannot be read"),
@@ -33,9 +33,9 @@ LAKE = "delta:///lake"
         ({"owner": "me"}, "Make a view instead"),
     ],
 )
-def test_a_mistake_is_told_with_what_to_do(lake: str, options: dict[str, str], said: str) -> None:
+def test_a_mistake_is_told_with_what_to_do(still_lake: str, options: dict[str, str], said: str) -> None:
     with pytest.raises(SparkTrackingError) as caught:
-        ExperimentSource({"tracking_uri": lake, **options}).schema()
+        ExperimentSource({"tracking_uri": still_lake, **options}).schema()
     assert said in caught.value.message
     assert "hunter2" not in caught.value.message
 
