@@ -337,7 +337,8 @@ def _text(column: str, comparator: str, value: Any) -> str:
     if comparator in ("IS NULL", "IS NOT NULL"):
         return f"{column} {comparator}"
     if comparator in ("IN", "NOT IN"):
-        return f"{column} {comparator} ({', '.join(quote(str(v)) for v in value)})"
+        among = one_of(column, map(str, value))  # an old MLflow with a new sqlparse finds no values in a list
+        return among if comparator == "IN" else f"NOT ({among})"
     if comparator in ("LIKE", "ILIKE"):
         value = value.replace("\\", "\\\\")  # MLflow's LIKE has no escape character, DataFusion's has this one
     return f"{column} {comparator} {quote(str(value))}"

@@ -123,7 +123,7 @@ class ModelVersions(RegisteredModels):
 
     def delete_model_version(self, name: str, version: int | str) -> None:
         """Delete a version, for good; its number stays taken, its aliases go."""
-        number = _validate_model_version(version)
+        number = _number(version)
         found, model, time = self._version(name, number), self._model(name), now()
         events = [
             *attrs(KIND, found.id, current_stage=STAGE_DELETED_INTERNAL, updated=time, **_REDACTED),
@@ -190,7 +190,7 @@ class ModelVersions(RegisteredModels):
         _validate_model_name(name)
         _validate_model_alias_name(alias)
         _validate_alias_is_free_to_use(alias)
-        number = _validate_model_version(version)
+        number = _number(version)
         self._version(name, number)
         self.lake.write([Event(MODEL, name, "alias", alias, str(number))])
 
@@ -222,7 +222,7 @@ class ModelVersions(RegisteredModels):
 
     def _version(self, name: str, version: int | str) -> Entity:
         _validate_model_name(name)
-        number = _validate_model_version(version)
+        number = _number(version)
         found = self.lake.get(KIND, entities.version_id(name, number))
         if found is None or found.attr("current_stage") == STAGE_DELETED_INTERNAL:
             raise not_found(f"Model Version (name={name}, version={number}) not found")
@@ -249,3 +249,13 @@ class ModelVersions(RegisteredModels):
         from mlflow import MlflowClient
 
         return MlflowClient(tracking_uri=self.tracking_uri).get_logged_model(model_id)
+
+
+def _number(version: int | str) -> int:
+    """The number of a version.
+
+    Raises:
+        MlflowException: it is none.
+    """
+    _validate_model_version(version)
+    return int(version)

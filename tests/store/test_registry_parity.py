@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import mlflow
+import pytest
 from mlflow.entities.model_registry import ModelVersionTag, RegisteredModelTag
+from packaging.version import Version
 
+pytestmark = pytest.mark.skipif(Version(mlflow.__version__) < Version("3.17"), reason="the oracle is the newest MLflow's SQL store")
 Script = Callable[[Any], None]
 PROMPT = "mlflow.prompt.is_prompt"
 
