@@ -17,6 +17,7 @@ class FileStorage:
     """See `lake.storage.Storage`."""
 
     patience = 0.0
+    syncs = True
 
     def __init__(self, root: str) -> None:
         self.root = root
@@ -67,6 +68,9 @@ class FileStorage:
             return False
         finally:
             draft.unlink()
+
+    def note(self, path: str, data: bytes) -> None:
+        Path(self._prefix + path).write_bytes(data)
 
     def files(self, folder: str) -> Iterator[File]:
         for entry in os.scandir(self._prefix + folder):

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 
+import orjson
 import pyarrow as pa
 
+from spark_tracking.lake import storage
 from spark_tracking.lake.columns import event_rows, metric_rows
 from spark_tracking.lake.journal import writer_of
 from spark_tracking.lake.log import Raced, Table, transaction
@@ -15,6 +18,8 @@ from spark_tracking.lake.storage import AnyJournal, Piece
 from spark_tracking.lake.tables import EVENTS_LOG, METRICS_LOG
 
 ATTEMPTS = 50
+DURABLE = "_journal/durable.json"
+"""Up to which version each log is known to be on disk; merely saves work, and may be lost."""
 
 
 class Flusher:
@@ -28,8 +33,7 @@ class Flusher:
         self._journal = journal
         self.events = Table(root, EVENTS_LOG)
         self.metrics = Table(root, METRICS_LOG)
-        # others' commits count as not on disk, too: they may have been killed before they saw to it
-        self._durable = {self.events: -1, self.metrics: -1}
+        self._files = storage.of(root)
         self._retired: dict[Table, list[str]] = {self.events: [], self.metrics: []}
 
     def flush(self, own: str = "") -> bool:
@@ -46,14 +50,24 @@ class Flusher:
         return moved
 
     def _remove(self, ended: Sequence[Piece]) -> None:
-        for log, durable in self._durable.items():
-            log.update()
-            log.sync_to_disk(durable)
-            self._durable[log] = log.version()
+        self._make_durable()
         flushed = [piece for piece in ended if self._flushed(piece)]
         self._journal.remove(flushed)
         for log, retired in self._retired.items():
             retired += [piece.segment for piece in flushed if piece.last and log.transaction(piece.segment) is not None]
+
+    def _make_durable(self) -> None:
+        """See that all commits are on disk, also those of others: they may have been killed before they saw to it."""
+        durable: dict[str, int] = {}
+        if self._files.syncs and self._files.exists(DURABLE):
+            with suppress(orjson.JSONDecodeError):  # torn by a crash: see to all of them again
+                durable = orjson.loads(self._files.read(DURABLE))
+        for log in (self.events, self.metrics):
+            log.update()
+            log.sync_to_disk(durable.get(log.spec.name, -1))
+            durable[log.spec.name] = log.version()
+        if self._files.syncs:
+            self._files.note(DURABLE, orjson.dumps(durable))
 
     def _flushed(self, piece: Piece) -> bool:
         content = self._journal.content(piece)

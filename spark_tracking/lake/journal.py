@@ -39,6 +39,7 @@ class SegmentWriter:
         self._sync = sync
         self._count = 0
         self._fd = -1
+        self._sealed = ""
 
     def append(self, record: bytes) -> int:
         """Append and sync one record; returns the position behind it. Durable and visible when this returns.
@@ -83,6 +84,7 @@ class SegmentWriter:
         if self._sync:
             fsync_folder(self._folder)
         self.name, self.position = name, 0
+        self._sealed = f"{self._folder}/{name}{SEALED}"
 
     def _write(self, record: bytes) -> None:
         written = os.write(self._fd, record)
@@ -93,7 +95,7 @@ class SegmentWriter:
         self.position += written
 
     def _taken(self) -> bool:
-        return os.fstat(self._fd).st_nlink == 0 or os.path.exists(self._folder / (self.name + SEALED))
+        return os.fstat(self._fd).st_nlink == 0 or os.path.exists(self._sealed)
 
 
 class SegmentReader:

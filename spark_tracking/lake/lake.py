@@ -93,10 +93,10 @@ class Lake:
 
         Args:
             kind: one of `lake.state`'s table.
-            points: whether its metrics are wanted, which costs more the more there are.
+            points: whether its metrics are wanted, which costs more the more there are; a writer's look needs none.
         """
         with self._lock:
-            self._poll()
+            self._poll(bases=points)
             entity = self._view.get(kind, id, points)
             return None if entity is None else entity.copy(points)
 

@@ -31,6 +31,7 @@ class ObjectStorage:
     """See `lake.storage.Storage`."""
 
     patience = 2.0
+    syncs = False
 
     def __init__(self, root: str) -> None:
         try:
@@ -113,6 +114,10 @@ class ObjectStorage:
             return True
         except FileExistsError:
             return False
+
+    def note(self, path: str, data: bytes) -> None:
+        with self._asking():
+            self._api.put(self._store, path, data)
 
     def delete(self, paths: list[str]) -> None:
         """Delete objects; those that are gone already are no error."""

@@ -117,11 +117,13 @@ class Storage(Protocol):
 
     Attributes:
         root: as Delta engines take it.
-        patience: seconds for which a reader may put off looking for newer derived tables; looking costs requests.
+        patience: seconds for which a reader may put off looking for newer derived tables; looking costs calls.
+        syncs: whether what others wrote has to be made durable; see `make_durable`.
     """
 
     root: str
     patience: float
+    syncs: bool
 
     def journal(self, sync: bool = True) -> AnyJournal:
         """A handle of the journal; with `sync`, a call is on disk before it returns."""
@@ -151,6 +153,9 @@ class Storage(Protocol):
 
     def create(self, path: str, data: bytes) -> bool:
         """Make a file, whole or not at all; False when it is there already."""
+
+    def note(self, path: str, data: bytes) -> None:
+        """Put a file in place of what is there; a crash may leave a torn one."""
 
     def files(self, folder: str) -> Iterator[File]:
         """The files directly in a folder."""

@@ -28,6 +28,8 @@ from spark_tracking.lake.tables import DERIVED, EVENTS_LOG, METRICS_LOG
 Key = tuple[str, str]
 WHOLE_KEPT = 10_000
 """Whole entities that a process keeps."""
+WRITERS_PATIENCE = 1.0
+"""Seconds for which a process that only writes puts off looking for newer derived tables."""
 UNFOLDED_BYTES = 1024 * 1024
 """Points of a whole entity that nobody asked for are folded beyond this size, so that a mere writer stays small."""
 
@@ -145,10 +147,11 @@ class View:
         """See everything that any process had acknowledged when this was called.
 
         Args:
-            bases: also move on to newer derived tables, and forget what they cover. A writer need not.
+            bases: also move on to newer derived tables, and forget what they cover. A writer need not do so each time.
         """
         self._read_journals()
-        if bases and self._update_bases():
+        due = bases or time.monotonic() - self._bases_seen > WRITERS_PATIENCE
+        if due and self._update_bases():
             self._read_logs()
             self._forget_covered()
         else:
