@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from spark_tracking.cluster.executors import executor_run as executor_run
     from spark_tracking.cluster.executors import executor_tracking as executor_tracking
-    from spark_tracking.readers import read as read
     from spark_tracking.jobs.doctor import doctor as doctor
+    from spark_tracking.readers import read as read
     from spark_tracking.scoring import score_table as score_table
     from spark_tracking.scoring import score_udf as score_udf
     from spark_tracking.sources import use as use
