@@ -21,6 +21,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import ViewType
 from mlflow.exceptions import MlflowException
+from packaging.version import Version
 
 FEATURES = pd.DataFrame({"a": np.arange(40.0), "b": np.arange(40.0) % 7})
 TARGET = (FEATURES["a"] > 20).astype(int)
@@ -193,7 +194,8 @@ def test_metric_charts_get_their_points(server: str) -> None:
     query = f"run_ids={run.info.run_id}&metric_key=loss&max_results=10"
     status, answer = call(server, f"/ajax-api/2.0/mlflow/metrics/get-history-bulk-interval?{query}")
     assert status == 200
-    assert [m["step"] for m in answer["metrics"]][0::9] == [0, 29] and len(answer["metrics"]) == 10
+    steps = [m["step"] for m in answer["metrics"]]
+    assert (steps[0], steps[-1]) == (0, 29) and steps == sorted(steps) and 10 <= len(steps) <= 12
     status, answer = call(server, f"/ajax-api/2.0/mlflow/metrics/get-history-bulk?run_id={run.info.run_id}&metric_key=loss")
     assert status == 200 and len(answer["metrics"]) == 30
 
@@ -225,6 +227,7 @@ QUIET = {
 }  # fmt: skip
 
 
+@pytest.mark.skipif(Version(mlflow.__version__) < Version("3.17"), reason="the routes are those of the newest MLflow")
 @pytest.mark.parametrize("what", QUIET)
 def test_what_the_web_ui_asks_for_is_answered_without_an_error(server: str, what: str) -> None:
     path, body = QUIET[what]
@@ -232,6 +235,7 @@ def test_what_the_web_ui_asks_for_is_answered_without_an_error(server: str, what
     assert status == 200, answer
 
 
+@pytest.mark.skipif(Version(mlflow.__version__) < Version("3.17"), reason="the routes are those of the newest MLflow")
 def test_writes_of_what_a_lake_does_not_keep_are_501(server: str) -> None:
     info = {"trace_id": "tr-1", "trace_location": LOCATION, "request_time": "2026-01-01T00:00:00Z", "state": "OK"}
     trace = {"trace": {"trace_info": info}}
