@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from spark_tracking import search
 from spark_tracking.errors import InvalidInput, NotFound
@@ -131,7 +130,8 @@ def _time(milliseconds: int | None) -> datetime | None:
 
 def _sorted(rows: pa.RecordBatchReader, query: Query) -> list[pa.RecordBatch]:
     table = rows.read_all().cast(query.spec.schema)  # DataFusion gives string views, which cannot be sorted
-    return table.take(pc.sort_indices(table, [(name, "ascending") for name in query.spec.order])).to_batches(BATCH_ROWS)
+    batches: list[pa.RecordBatch] = table.sort_by([(name, "ascending") for name in query.spec.order]).to_batches(BATCH_ROWS)
+    return batches
 
 
 def quantiles(keys: pa.ChunkedArray, parts: int) -> list[Key]:

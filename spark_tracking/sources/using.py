@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from spark_tracking.readers.opening import active_tracking_uri, open_reader
 from spark_tracking.sources.options import Defaults
+from spark_tracking.sources.shipping import ensure_package
 from spark_tracking.uri import LakeUri, is_lake_uri
 
 if TYPE_CHECKING:
@@ -44,6 +45,8 @@ def use(spark: SparkSession, tracking_uri: str | None = None, experiment_id: str
     open_reader(uri).ping()
     active = str(experiment_id) if experiment_id is not None else _active_experiment(uri)
     defaults = Defaults(uri, (active,) if active else None, _variables(os.environ), used=True)
+    if "connect" in type(spark).__module__:
+        ensure_package(spark)
     for source in (MlflowSource, ExperimentSource):
         spark.dataSource.register(_with_defaults(source, defaults))
 

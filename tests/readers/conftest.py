@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -88,6 +88,12 @@ def _wait_until_healthy(url: str, process: subprocess.Popen[bytes], log: Path) -
             assert process.poll() is None, log.read_text()
             time.sleep(0.5)
     raise AssertionError(f"the server did not start: {log.read_text()}")
+
+
+@pytest.fixture(scope="session")
+def history() -> Callable[[str, Path], None]:
+    """What writes the history: to a tracking URI, with artifacts below a folder."""
+    return write_history
 
 
 @pytest.fixture(scope="session")

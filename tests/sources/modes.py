@@ -1,4 +1,6 @@
-"""The sources on one kind of Spark, as a program: python tests/sources/modes.py classic|cluster|connect
+"""The sources on one kind of Spark, as a program: python tests/sources/modes.py classic|cluster|connect|bare
+
+`bare` is a Connect server whose Python has not got this package.
 
 What each kind must do: find the sources by itself, follow `use`, see new runs on the same DataFrame, read in several tasks,
 tell mistakes before a task runs, keep credentials out of sight. Used by tests and by matrix.sh, which varies Spark's version.
@@ -23,6 +25,9 @@ def main(mode: str) -> None:
     for uri, count in ((first, 4), (second, 2)):
         log(uri, count)
     os.environ["MLFLOW_TRACKING_URI"] = first  # what Spark's processes see from the start
+    if mode == "bare":
+        check_bare(first)
+        return
     spark = session(mode)
     os.environ["MLFLOW_TRACKING_URI"] = second  # what they do not see
     os.environ["MLFLOW_TRACKING_PASSWORD"] = "hunter2"
@@ -69,6 +74,31 @@ def check(spark, mode: str, first: str, second: str) -> None:
         assert "hunter2" not in runs()._jdf.queryExecution().toString()
 
 
+def check_bare(uri: str) -> None:
+    """Nothing is found until `use` sends the package."""
+    import sysconfig
+    import venv
+    from pathlib import Path
+
+    python = tempfile.mkdtemp()
+    venv.create(python, symlinks=True)
+    purelib = next(Path(python).glob("lib/*/site-packages"))
+    # This environment's packages, but not its .pth files, by which an editable install is found.
+    (purelib / "others.pth").write_text(sysconfig.get_path("purelib"))
+    spark = session("connect", f"{python}/bin/python")
+    try:
+        import spark_tracking as st
+
+        st.use(spark, uri)
+        assert spark.read.format("mlflow-experiment").load("0").count() == 4
+        st.use(spark, uri, experiment_id=0)
+        log(uri, 1)
+        assert spark.read.format("mlflow-experiment").load().count() == 5
+    finally:
+        spark.stop()
+    print("ok: bare")
+
+
 def log(uri: str, count: int) -> None:
     """Runs in experiment 0."""
     client = MlflowClient(uri)
@@ -77,9 +107,9 @@ def log(uri: str, count: int) -> None:
         client.log_batch(run.info.run_id, [Metric("acc", i, int(time.time() * 1000), 0)], [Param("lr", f"0.{i}")])
 
 
-def session(mode: str):
-    """A small Spark of the kind."""
-    os.environ["PYSPARK_PYTHON"] = os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable
+def session(mode: str, python: str = sys.executable):
+    """A small Spark of the kind, with its Python."""
+    os.environ["PYSPARK_PYTHON"] = os.environ["PYSPARK_DRIVER_PYTHON"] = python
     os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
     from pyspark.sql import SparkSession
 

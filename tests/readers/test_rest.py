@@ -1,0 +1,199 @@
+"""Reading over REST: complete while others write, patient with a busy server, honest about one that says no."""
+
+from __future__ import annotations
+
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+from mlflow.entities import Metric
+from mlflow.tracking import MlflowClient
+
+from spark_tracking import read
+from spark_tracking.errors import InvalidInput, InvalidUri, PermissionRefused, Unavailable
+from spark_tracking.readers import open_reader, rest, rest_http
+from spark_tracking.readers.query import Query
+
+Fault = Callable[[BaseHTTPRequestHandler], bool]
+
+
+class Proxy:
+    """Stands before a real server; `fault` may answer in its place, by returning True.
+
+    Attributes:
+        url: where to reach it.
+        times: when each search for runs came.
+    """
+
+    def __init__(self, target: str) -> None:
+        proxy = self
+        self.fault: Fault = lambda handler: False
+        self.times: list[float] = []
+
+        class Handler(BaseHTTPRequestHandler):
+            def _pass_on(self) -> None:
+                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                if self.path.endswith("runs/search"):
+                    proxy.times.append(time.monotonic())
+                if proxy.fault(self):
+                    return
+                request = urllib.request.Request(
+                    target + self.path, body or None, {"Content-Type": "application/json"}, method=self.command
+                )
+                try:
+                    with urllib.request.urlopen(request) as answer:
+                        status, content = answer.status, answer.read()
+                except urllib.error.HTTPError as error:
+                    status, content = error.code, error.read()
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+
+            do_GET = do_POST = _pass_on
+
+            def log_message(self, *args: Any) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+@pytest.fixture
+def proxy(server_uri: str) -> Iterator[Proxy]:
+    proxy = Proxy(server_uri)
+    yield proxy
+    proxy.close()
+
+
+def answer(handler: BaseHTTPRequestHandler, status: int, headers: dict[str, str]) -> bool:
+    handler.send_response(status)
+    for name, value in {"Content-Length": "0", **headers}.items():
+        handler.send_header(name, value)
+    handler.end_headers()
+    return True
+
+
+def once(fault: Fault, path: str = "runs/search") -> Fault:
+    """The fault for the first request to a path only."""
+    waiting = [fault]
+    return lambda handler: handler.path.endswith(path) and bool(waiting) and waiting.pop()(handler)
+
+
+def cut(handler: BaseHTTPRequestHandler) -> bool:
+    handler.connection.close()
+    return True
+
+
+@pytest.mark.parametrize("status", [429, 500, 502, 503])
+def test_a_request_that_may_succeed_later_is_tried_again(proxy: Proxy, status: int) -> None:
+    proxy.fault = once(lambda handler: answer(handler, status, {}))
+    assert read("runs", tracking_uri=proxy.url).read_all().num_rows == 10
+
+
+def test_a_cut_connection_is_tried_again(proxy: Proxy) -> None:
+    proxy.fault = once(cut)
+    assert read("runs", tracking_uri=proxy.url).read_all().num_rows == 10
+
+
+def test_retry_after_is_obeyed_by_all_requests(proxy: Proxy) -> None:
+    proxy.fault = once(lambda handler: answer(handler, 429, {"Retry-After": "2"}))
+    read("runs", tracking_uri=proxy.url).read_all()
+    assert proxy.times[1] - proxy.times[0] >= 2
+
+
+def test_the_request_rate_is_kept(proxy: Proxy) -> None:
+    read("runs", tracking_uri=proxy.url, requests_per_second=10).read_all()
+    assert len(proxy.times) > 5
+    assert (len(proxy.times) - 1) / (proxy.times[-1] - proxy.times[0]) <= 11
+
+
+def test_a_refusal_is_final_and_says_what_to_do(proxy: Proxy) -> None:
+    proxy.fault = lambda handler: answer(handler, 401, {})
+    with pytest.raises(PermissionRefused, match="MLFLOW_TRACKING_TOKEN"):
+        read("runs", tracking_uri=proxy.url)
+
+
+def test_a_server_that_is_not_there_is_found_out_at_once() -> None:
+    begin = time.monotonic()
+    with pytest.raises(Unavailable, match="did not answer"):
+        read("runs", tracking_uri="http://127.0.0.1:9")
+    assert time.monotonic() - begin < 10
+
+
+def test_a_user_and_password_in_the_uri_are_not_repeated() -> None:
+    with pytest.raises(Unavailable) as caught:
+        read("runs", tracking_uri="http://me:hunter2@127.0.0.1:9")
+    assert "hunter2" not in str(caught.value)
+
+
+def test_what_no_reader_knows_is_refused_with_what_is_known() -> None:
+    with pytest.raises(InvalidUri, match="Expected a lake"):
+        read("runs", tracking_uri="file:///tmp/mlruns")
+
+
+def test_pages_are_complete_and_distinct_while_runs_come_and_go(server_uri: str, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rest, "PAGE_RUNS", 3)
+    client = MlflowClient(server_uri)
+    experiment = client.create_experiment(f"pages {time.time()}")
+    ids = [client.create_run(experiment, start_time=1000 + i // 5).info.run_id for i in range(20)]  # five start together
+    doomed = ids[0:4]
+
+    def meanwhile(handler: BaseHTTPRequestHandler) -> bool:
+        if handler.path.endswith("runs/search") and doomed and len(proxy.times) > 2:
+            client.delete_run(doomed.pop())
+            client.create_run(experiment, start_time=1001)
+        return False
+
+    proxy.fault = meanwhile
+    query = Query("runs", experiment_ids=(experiment,), ordered=False)
+    found = [id for batch in open_reader(proxy.url).read(query, rest.Range(None, 10_000)) for id in batch["run_id"].to_pylist()]
+    assert len(found) == len(set(found))
+    assert set(ids[4:]) <= set(found)
+    assert not doomed
+
+
+def test_a_history_longer_than_a_page_is_whole(server_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rest, "PAGE_POINTS", 100)
+    client = MlflowClient(server_uri)
+    experiment = client.create_experiment(f"long {time.time()}")
+    run = client.create_run(experiment)
+    client.log_batch(run.info.run_id, [Metric("loss", i / 7, 1000 + i, i) for i in range(950)])
+    history = read("run_metrics_history", tracking_uri=server_uri, experiment_ids=[experiment]).read_all()
+    assert history["metric_step"].to_pylist() == list(range(950))
+
+
+def test_parts_by_time_are_of_like_size_when_most_runs_come_in_a_burst(server_uri: str) -> None:
+    client = MlflowClient(server_uri)
+    experiment = client.create_experiment(f"burst {time.time()}")
+    year = 365 * 86_400_000
+    for start in [0, year, *range(2 * year, 2 * year + 60)]:
+        client.create_run(experiment, start_time=start)
+    reader = open_reader(server_uri)
+    query = Query("runs", experiment_ids=(experiment,), ordered=False)
+    sizes = [sum(batch.num_rows for batch in reader.read(query, part)) for part in reader.split(query, 4)]
+    assert sum(sizes) == 62
+    assert max(sizes) <= 31
+
+
+def test_a_filter_that_does_not_parse_never_reaches_the_server(proxy: Proxy) -> None:
+    with pytest.raises(InvalidInput, match="at position 19"):
+        read("runs", tracking_uri=proxy.url, filter="metrics.a > 1 AND b ! 2")
+    assert proxy.times == []
+
+
+def test_retry_after_may_be_a_date() -> None:
+    from email.utils import formatdate
+
+    assert 3 < rest_http._retry_after(formatdate(time.time() + 5, usegmt=True)) <= 5
+    assert rest_http._retry_after("nonsense") is None
