@@ -10,6 +10,7 @@ Registers of a kind (`value` is text; None removes; times are milliseconds since
     experiment          id: experiment id
         attr            created, updated, deleted, name, artifact_location, lifecycle_stage; on "0" also last_id
         tag
+        dataset         as a run's, without tags: how a dataset was first described in the experiment
     run                 id: run id
         attr            created, experiment_id, run_name, created_by, status, start_time, end_time, deleted,
                         lifecycle_stage, artifact_uri
