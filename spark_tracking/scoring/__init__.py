@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from spark_tracking.scoring.history import history as history
+    from spark_tracking.scoring.commits import history as history
     from spark_tracking.scoring.result import ScoreResult as ScoreResult
     from spark_tracking.scoring.table import score_table as score_table
     from spark_tracking.scoring.udf import score_udf as score_udf
@@ -21,7 +21,7 @@ _HOMES = {
     "score_udf": "spark_tracking.scoring.udf",
     "score_table": "spark_tracking.scoring.table",
     "ScoreResult": "spark_tracking.scoring.result",
-    "history": "spark_tracking.scoring.history",
+    "history": "spark_tracking.scoring.commits",
 }
 
 __all__ = ["ScoreResult", "history", "score_table", "score_udf"]

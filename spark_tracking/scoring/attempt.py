@@ -21,8 +21,8 @@ from pyarrow.fs import FileSelector, FileSystem, FileType
 
 from spark_tracking.errors import InvalidState
 from spark_tracking.lake import delta_files
+from spark_tracking.scoring.commits import scoring_facts
 from spark_tracking.scoring.file_worker import root
-from spark_tracking.scoring.history import scoring_facts
 
 _NOTES = "_spark_tracking"
 _BEAT_SECONDS = 20.0

@@ -8,26 +8,56 @@ from __future__ import annotations
 
 import datetime as dt
 import math
-from collections.abc import Container
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 _COLUMNS = 32  # Delta's default: statistics of the first 32 columns
 _TEXT = 64  # longer texts get no bounds
 
 
-def statistics(footer: pq.FileMetaData, schema: pa.Schema, skip: Container[str] = ()) -> dict[str, Any]:
+class FloatBounds:
+    """Bounds of a file's floating columns; none for a column with NaN.
+
+    Arrow leaves NaN out of Parquet's statistics while Spark takes it for the largest number and would skip it by them. So our
+    files have no such statistics for floating columns, and these bounds stand in for them in Delta's log.
+    """
+
+    def __init__(self, schema: pa.Schema) -> None:
+        self.names = [field.name for field in schema if pa.types.is_floating(field.type)]
+        self.nulls = dict.fromkeys(self.names, 0)
+        self.bounds: dict[str, tuple[float, float]] = {}
+        self._with_nan: set[str] = set()
+
+    def add(self, table: pa.Table) -> None:
+        """Take more rows of the file into account."""
+        for name in self.names:
+            column = table[name]
+            self.nulls[name] += column.null_count
+            if name in self._with_nan or column.null_count == len(column):
+                continue
+            if pc.any(pc.is_nan(column)).as_py():
+                self._with_nan.add(name)
+                self.bounds.pop(name, None)
+                continue
+            found = pc.min_max(column)
+            low, high = found["min"].as_py(), found["max"].as_py()
+            before = self.bounds.get(name, (low, high))
+            self.bounds[name] = (min(low, before[0]), max(high, before[1]))
+
+
+def statistics(footer: pq.FileMetaData, schema: pa.Schema, floats: FloatBounds) -> dict[str, Any]:
     """Row count, and per simple column its bounds and null count.
 
     Args:
         footer: of the file, with Parquet's own statistics.
         schema: its Arrow schema.
-        skip: columns without bounds: those with NaN, which Parquet leaves out and Spark takes for the largest number.
+        floats: what stands in for Parquet's statistics of floating columns.
 
     Example:
-        >>> statistics(pq.read_metadata("a.parquet"), schema)
+        >>> statistics(pq.read_metadata("a.parquet"), schema, FloatBounds(schema))
         {'numRecords': 2, 'minValues': {'id': 1}, 'maxValues': {'id': 2}, 'nullCount': {'id': 0}}
     """
     simple = {field.name: field.type for field in list(schema)[:_COLUMNS] if not pa.types.is_nested(field.type)}
@@ -39,7 +69,7 @@ def statistics(footer: pq.FileMetaData, schema: pa.Schema, skip: Container[str] 
         for place in range(footer.num_columns):
             column = footer.row_group(group).column(place)
             name, found = column.path_in_schema, column.statistics
-            if name not in simple:
+            if name not in simple or name in floats.names:
                 continue
             if found is None or found.null_count is None:
                 unknown.add(name)
@@ -50,7 +80,10 @@ def statistics(footer: pq.FileMetaData, schema: pa.Schema, skip: Container[str] 
                 high[name] = max(high.get(name, found.max), found.max)
             elif found.null_count < footer.row_group(group).num_rows:
                 unknown.add(name)
-    bounds = {name: (_bound(low[name], False), _bound(high[name], True)) for name in low if name not in unknown and name not in skip}
+    pairs = {name: (low[name], high[name]) for name in low if name not in unknown}
+    pairs.update({name: pair for name, pair in floats.bounds.items() if name in simple})
+    nulls.update({name: count for name, count in floats.nulls.items() if name in simple})
+    bounds = {name: (_bound(pair[0], False), _bound(pair[1], True)) for name, pair in pairs.items()}
     return {
         "numRecords": footer.num_rows,
         "minValues": {name: pair[0] for name, pair in bounds.items() if None not in pair},

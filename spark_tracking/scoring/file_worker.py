@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from pyarrow.fs import FileSystem
 
 from spark_tracking.errors import InvalidState
-from spark_tracking.scoring.file_stats import partition_text, statistics
+from spark_tracking.scoring.file_stats import FloatBounds, partition_text, statistics
 from spark_tracking.scoring.predict import Plan, Predictor
 
 _BATCH_BYTES = 16 << 20  # of input, per call of the model
@@ -245,15 +245,16 @@ class _File:
         self._schema = pa.schema([schema.field(name) for name in data])
         self._path = f"{plan.folder}/part-{uuid.uuid4().hex}.snappy.parquet"
         files.create_dir(f"{base}/{plan.folder}", recursive=True)
-        floats = [field.name for field in self._schema if pa.types.is_floating(field.type)]
-        self._floats, self._with_nan = floats, set[str]()
+        self._floats = FloatBounds(self._schema)
+        others = [field.name for field in self._schema if field.name not in self._floats.names]
         self._footers: list[pq.FileMetaData] = []
         self._sink = files.open_output_stream(f"{base}/{self._path}")
         self._writer = pq.ParquetWriter(
             self._sink,
             self._schema,
             compression="snappy",
-            use_dictionary=[field.name for field in self._schema if field.name not in floats],
+            use_dictionary=others,
+            write_statistics=others,
             store_schema=False,
             metadata_collector=self._footers,
         )
@@ -265,7 +266,7 @@ class _File:
         if self._plan.error_column:
             column = table[self._plan.error_column]
             self._failed += len(column) - column.null_count
-        self._with_nan.update(name for name in self._floats if name not in self._with_nan and pc.any(pc.is_nan(table[name])).as_py())
+        self._floats.add(table)
         if sum(part.nbytes for part in self._pending) >= _GROUP_BYTES:
             self._flush()
 
@@ -286,5 +287,5 @@ class _File:
             rows=footer.num_rows,
             failed=self._failed,
             partition=json.dumps(self._partition),
-            stats=json.dumps(statistics(footer, self._schema, skip=self._with_nan)),
+            stats=json.dumps(statistics(footer, self._schema, self._floats)),
         )

@@ -15,7 +15,7 @@ from urllib.parse import unquote
 
 from spark_tracking.errors import InvalidInput, InvalidState
 from spark_tracking.lake import delta_files
-from spark_tracking.scoring.history import scoring_facts
+from spark_tracking.scoring.commits import scoring_facts
 from spark_tracking.scoring.source import Place, find_place, local_folder, read_version
 
 if TYPE_CHECKING:
@@ -37,19 +37,20 @@ def pending(spark: SparkSession, work: Work, since: Literal["last"] | int | None
         work = replace(work, job=f"{work.job}/{work.model.digest[:8]}")  # all rows again under a new model is new work
         done = _last(work)
         return None if done is not None and done >= work.app_version else work
-    if work.source.version is None:
+    newest = work.source.version
+    if newest is None:
         raise InvalidInput(f"since={since!r} needs a Delta source; {work.source.label} has no versions. Leave since= out.")
     if since == "last":
         work = replace(work, job=work.job or _name(work))
     after = _last(work) if since == "last" else int(since)
     if after is None:
         return work
-    if after > work.source.version:
+    if after > newest:
         raise InvalidState(
-            f"The job '{work.job}' scored '{work.source.label}' up to version {after}, but its newest is {work.source.version}: it was "
+            f"The job '{work.job}' scored '{work.source.label}' up to version {after}, but its newest is {newest}: it was "
             "replaced or restored. Give another job= name to score it all."
         )
-    return None if after == work.source.version else _gained(work, after)
+    return None if after == newest else _gained(work, after)
 
 
 def _gained(work: Work, after: int) -> Work | None:

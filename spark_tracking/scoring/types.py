@@ -142,9 +142,10 @@ def _convert(result: Any, wanted: pa.DataType, zone: str) -> pa.Array:
     if isinstance(result, np.ndarray) and result.ndim == 1 and _fits(result.dtype, wanted):
         return _values(result, wanted, zone)
     frame = _frame(result)
-    for position in range(frame.shape[1]):
-        if _fits(frame.dtypes.iloc[position], wanted):
-            return _values(frame.iloc[:, position], wanted, zone)
+    for objects in (False, True):  # a column of Python objects may hold anything: only where no other fits
+        for position in range(frame.shape[1]):
+            if _fits(frame.dtypes.iloc[position], wanted, objects=objects):
+                return _values(frame.iloc[:, position], wanted, zone)
     raise InvalidInput(
         f"The model's output ({_describe(result)}) has no column that fits the result type {wanted}. "
         "Give a result_type that fits; 'string' and 'array<string>' always do."
@@ -170,8 +171,8 @@ def _only(result: Any) -> Any:
     return result
 
 
-def _fits(dtype: Any, wanted: pa.DataType) -> bool:
-    anything = pd.api.types.is_object_dtype(dtype)
+def _fits(dtype: Any, wanted: pa.DataType, *, objects: bool = False) -> bool:
+    anything = objects and pd.api.types.is_object_dtype(dtype)
     if pa.types.is_boolean(wanted):
         return bool(pd.api.types.is_bool_dtype(dtype)) or anything
     if pa.types.is_integer(wanted):

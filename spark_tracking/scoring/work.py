@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from spark_tracking.errors import InvalidInput
-from spark_tracking.scoring.history import METADATA_KEY
+from spark_tracking.scoring.commits import METADATA_KEY
 
 if TYPE_CHECKING:
     from pyspark.sql.types import DataType, StructType

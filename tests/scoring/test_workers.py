@@ -1,0 +1,179 @@
+"""How often workers load a model, in each mode of Spark, and what they do when processes are killed.
+
+Each mode needs a Spark of its own, so these run in processes of their own.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pandas as pd
+import pytest
+from scoring_models import save_function
+
+from spark_tracking.lake import delta_files
+from spark_tracking.scoring import worker
+from spark_tracking.scoring.model import resolve
+
+
+class Noting(mlflow.pyfunc.PythonModel):
+    """Notes the process of each load, is slow if asked to, and sums rows."""
+
+    def __init__(self, notes: str, seconds: float = 0.0) -> None:
+        self.notes, self.seconds = notes, seconds
+
+    def load_context(self, context: Any) -> None:
+        with open(self.notes, "a") as file:
+            file.write(f"{os.getpid()}\n")
+
+    def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> Any:
+        time.sleep(self.seconds)
+        return model_input.sum(axis=1)
+
+
+SESSIONS = {
+    "local": "local_spark(cores=2)",
+    "connect": "local_spark(cores=2, connect=True)",
+    "local-cluster": "local_spark(settings={'spark.master': 'local-cluster[2,1,1024]', 'spark.executor.memory': '1g'})",
+}
+
+COUNT = """
+import sys, os, pyspark
+os.environ["SPARK_HOME"] = os.path.dirname(pyspark.__file__)
+from spark_tracking.jobs.session import local_spark
+from spark_tracking.scoring import score_udf
+spark = {session}
+predict = score_udf(spark, sys.argv[1], "double")
+df = spark.range(0, 6400, 1, 64).selectExpr("CAST(id AS DOUBLE) AS a")
+for _ in range(2):
+    total = df.select(predict("a").alias("y")).groupBy().sum("y").collect()[0][0]
+print("total", total)
+spark.stop()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", SESSIONS)
+def test_a_worker_process_loads_a_model_at_most_once(mode: str, tmp_path: Path) -> None:
+    notes = tmp_path / "notes"
+    model = save_function(tmp_path / "model", Noting(str(notes)))
+    script = COUNT.format(session=SESSIONS[mode])
+    done = subprocess.run([sys.executable, "-c", script, model], capture_output=True, text=True, timeout=500)
+    assert "total 20476800.0" in done.stdout, done.stderr[-3000:]
+    loads = Counter(notes.read_text().split())
+    assert 1 <= len(loads) <= 8  # worker processes, not 128 tasks
+    assert set(loads.values()) == {1}
+
+
+def _unpack(archive: str, digest: str, home: str) -> str:
+    from unittest.mock import patch
+
+    from spark_tracking.scoring.worker import ModelCopy, unpacked
+
+    with patch("pyspark.SparkFiles.get", return_value=archive), patch("tempfile.gettempdir", return_value=home):
+        return str(unpacked(ModelCopy(digest, None, "model.tar", "a model")))
+
+
+def test_workers_that_start_together_unpack_one_copy(tmp_path: Path) -> None:
+    import tarfile
+
+    model = save_function(tmp_path / "model", Noting(str(tmp_path / "notes")))
+    digest = resolve(model).digest
+    archive = tmp_path / "model.tar"
+    with tarfile.open(archive, "w") as tar:
+        tar.add(model, arcname=".")
+    with ProcessPoolExecutor(4) as pool:
+        folders = set(pool.map(_unpack, *zip(*[(str(archive), digest, str(tmp_path))] * 4, strict=True)))
+    (folder,) = folders
+    assert resolve(folder).digest == digest
+    assert sorted(path.name for path in Path(folder).parent.iterdir()) == [digest, f"{digest}.lock"]
+
+
+def test_the_folder_of_unpacked_models_must_be_ours_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
+    home = worker.node_folder()
+    assert home.stat().st_mode & 0o777 == 0o700
+    home.chmod(0o777)
+    with pytest.raises(Exception, match="must be a folder that belongs to user"):
+        worker.node_folder()
+
+
+JOB = """
+import sys
+from spark_tracking.jobs.session import local_spark
+from spark_tracking.scoring import score_table
+spark = local_spark(cores=2)
+model, source, target = sys.argv[1:]
+print(score_table(spark, model, source, target, keep=["id"], result_type="double", job="job"), flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_driver_leaves_nothing_and_the_next_run_does_it_all(tmp_path: Path) -> None:
+    import pyarrow as pa
+    from deltalake import write_deltalake
+
+    source, target = str(tmp_path / "source"), str(tmp_path / "target")
+    write_deltalake(source, pa.table({"id": list(range(400)), "a": [1.0] * 400}))
+    slow = save_function(tmp_path / "slow", Noting(str(tmp_path / "notes"), seconds=60))
+    command = [sys.executable, "-c", JOB]
+    first = subprocess.Popen([*command, slow, source, target], start_new_session=True)
+    for _ in range(600):
+        if (tmp_path / "notes").exists():  # workers have loaded the model: the job is in the middle
+            break
+        time.sleep(0.5)
+    else:
+        pytest.fail("the job never began")
+    os.killpg(first.pid, signal.SIGKILL)
+    first.wait()
+    assert delta_files.snapshot(target).files == ()
+    assert list((tmp_path / "target" / "_spark_tracking").glob("*.json"))
+    quick = save_function(tmp_path / "quick", Noting(str(tmp_path / "notes")))
+    for expected in ("400 rows scored", "Nothing new"):
+        done = subprocess.run([*command, quick, source, target], capture_output=True, text=True, timeout=500)
+        assert expected in done.stdout, done.stderr[-3000:]
+    live = {file.path for file in delta_files.snapshot(target).files}
+    assert {str(path.relative_to(target)) for path in Path(target).rglob("*.parquet")} == live
+    assert not list((tmp_path / "target" / "_spark_tracking").glob("*.json"))
+
+
+WORKER_KILLED = """
+import os, signal, sys, threading, time
+from spark_tracking.jobs.session import local_spark
+from spark_tracking.scoring import score_table
+spark = local_spark(settings={"spark.master": "local[2,4]"})
+model, source, target, notes = sys.argv[1:]
+def kill():
+    while not os.path.exists(notes) or not open(notes).read().strip():
+        time.sleep(0.1)
+    os.kill(int(open(notes).read().split()[0]), signal.SIGKILL)
+threading.Thread(target=kill, daemon=True).start()
+print(score_table(spark, model, source, target, keep=["id"], result_type="double", strategy="files"), flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_worker_costs_a_retry_and_no_row(tmp_path: Path) -> None:
+    import pyarrow as pa
+    from deltalake import DeltaTable, write_deltalake
+
+    source, target = str(tmp_path / "source"), str(tmp_path / "target")
+    for part in range(4):
+        write_deltalake(source, pa.table({"id": list(range(part * 100, part * 100 + 100)), "a": [1.0] * 100}), mode="append")
+    model = save_function(tmp_path / "model", Noting(str(tmp_path / "notes"), seconds=2))
+    done = subprocess.run(
+        [sys.executable, "-c", WORKER_KILLED, model, source, target, str(tmp_path / "notes")], capture_output=True, text=True, timeout=500
+    )
+    assert "400 rows scored" in done.stdout, done.stderr[-3000:]
+    assert sorted(DeltaTable(target).to_pyarrow_table()["id"].to_pylist()) == list(range(400))
+    live = {file.path for file in delta_files.snapshot(target).files}
+    assert {str(path.relative_to(target)) for path in Path(target).rglob("*.parquet")} == live
