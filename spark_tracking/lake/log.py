@@ -67,6 +67,8 @@ class Table:
         self.delta = DeltaTable(self.uri)
         self.seen = self.delta.version()
         self._dataset: tuple[int, ds.Dataset] | None = None
+        self._transactions: dict[str, int | None] = {}
+        self._transactions_at = self.seen
 
     @staticmethod
     def create(root: str, spec: TableSpec) -> None:
@@ -119,8 +121,22 @@ class Table:
         return f"{self._log}/{version:020d}.json"
 
     def transaction(self, name: str) -> int | None:
-        """The value of an application transaction at the handle's version."""
-        return self.delta.transaction_version(name)
+        """The value of an application transaction at the handle's version.
+
+        Delta looks for it in all commits since the last checkpoint, so that is asked once a name, and then each new commit is.
+        """
+        version = self.version()
+        try:
+            for commit in self.commits(self._transactions_at) if version > self._transactions_at else ():
+                if commit.version > version:
+                    break
+                self._transactions.update(commit.transactions)
+        except Gone:
+            self._transactions.clear()
+        self._transactions_at = version
+        if name not in self._transactions:
+            self._transactions[name] = self.delta.transaction_version(name)
+        return self._transactions[name]
 
     def append(self, rows: pa.Table, transactions: Sequence[Transaction]) -> None:
         """Append rows in one commit with its transactions.
