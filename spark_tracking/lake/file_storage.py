@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from spark_tracking.lake.journal import Journal, fsync_folder
+from spark_tracking.lake.journal import Journal, explained, fsync_folder
 from spark_tracking.lake.storage import File
 
 
@@ -29,7 +29,10 @@ class FileStorage:
     @contextmanager
     def leadership(self, wait: bool) -> Iterator[bool]:
         """A lock that the kernel frees when the process dies."""
-        fd = os.open(self._prefix + "_journal/flush.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o666)
+        try:
+            fd = os.open(self._prefix + "_journal/flush.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o666)
+        except OSError as error:
+            raise explained(error, Path(self.root)) from error
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:

@@ -12,10 +12,12 @@ from deltalake.exceptions import DeltaError
 
 from spark_tracking.errors import InvalidInput, NotFound
 from spark_tracking.lake.clock import from_milliseconds
-from spark_tracking.lake.columns import fold_rows
+from spark_tracking.lake.columns import event_rows, fold_rows, metric_rows
+from spark_tracking.lake.journal import writer_of
 from spark_tracking.lake.log import Table
 from spark_tracking.lake.project import rows as project_rows
 from spark_tracking.lake.refresh import Folding
+from spark_tracking.lake.storage import Storage
 from spark_tracking.lake.tables import EVENTS_LOG, METRICS_LOG, TableSpec
 
 if TYPE_CHECKING:
@@ -37,6 +39,15 @@ def at_version(root: str, spec: TableSpec, version: int) -> Query:
             f"'{spec.name}' has no version {version} to read (any more): {error}. Delta versions are kept for an hour; "
             "`as_of=` a time reaches back to the lake's beginning."
         ) from error
+
+
+def with_journals(files: Storage, spec: TableSpec) -> pa.Table:
+    """A log with what journals hold beyond it: for a root where it cannot be flushed."""
+    journal = files.journal()
+    found = [(segment, record) for segment in journal.segments() for record in journal.read(segment, 0) or ()]
+    log = Table(files.root, spec)
+    pairs = [(writer_of(segment), record) for segment, record in found if record.end > (log.transaction(segment) or 0)]
+    return pa.concat_tables([log.select(None), event_rows(pairs) if spec is EVENTS_LOG else metric_rows(pairs)])
 
 
 def as_of(root: str, spec: TableSpec, when: datetime) -> Query:

@@ -58,7 +58,7 @@ class SegmentWriter:
                 self.close()
         except OSError as error:
             self.close()  # never appended to again: what stands at its end is unknown
-            raise _translate(error, self._folder) from error
+            raise explained(error, self._folder.parent) from error
 
     def wait(self, ticket: int) -> int:
         """Nothing to wait for."""
@@ -214,6 +214,7 @@ class Journal:
 
     def ended(self, own: str = "") -> list[Piece]:
         """The segments of dead writers, and `own`, which this process has let go of; sealed from now on."""
+        self._clear_seals()
         ended = [segment for segment in self.segments() if segment == own or self.abandoned(segment)]
         for segment in ended:
             self.seal(segment)
@@ -239,6 +240,13 @@ class Journal:
         """Announce that the segment is being taken away."""
         with open(self.folder / (segment + SEALED), "a"):
             pass
+
+    def _clear_seals(self) -> None:
+        """Remove the seals of segments that are gone, whose remover was killed on the way."""
+        names = set(os.listdir(self.folder))
+        for seal in (name for name in names if name.endswith(SEALED)):
+            if seal.removesuffix(SEALED) + SUFFIX not in names:
+                (self.folder / seal).unlink(missing_ok=True)
 
     def remove(self, pieces: Iterable[Piece]) -> None:
         """Remove sealed segments whose records are all on disk in Delta."""
@@ -269,15 +277,16 @@ def fsync_folder(folder: Path) -> None:
         os.close(fd)
 
 
-def _translate(error: OSError, folder: Path) -> LakeError:
+def explained(error: OSError, root: Path) -> LakeError:
+    """What an error of the file system means for a lake."""
     if isinstance(error, PermissionError) or error.errno == 30:
         return LakeReadOnly(
-            f"The lake at '{folder.parent}' cannot be written: {error.strerror}. "
+            f"The lake at '{root}' cannot be written: {error.strerror}. "
             "Reading works; for writing, give this user write permission on the folder or choose another lake."
         )
     if error.errno in (28, 122):
         return LakeError(
-            f"No space is left for the lake at '{folder.parent}' ({error.strerror}). The call was not stored. "
+            f"No space is left for the lake at '{root}' ({error.strerror}). The call was not stored. "
             "Free some space (spark-tracking lake vacuum helps) and try again."
         )
-    return LakeError(f"The journal of the lake at '{folder.parent}' could not be written: {error}.")
+    return LakeError(f"The journal of the lake at '{root}' could not be written: {error}.")

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from spark_tracking import config
-from spark_tracking.errors import LakeError, NotFound
+from spark_tracking.errors import LakeError, LakeReadOnly, NotFound
 from spark_tracking.lake import check, history, maintain, storage
 from spark_tracking.lake import root as roots
 from spark_tracking.lake.background import Background
@@ -177,8 +177,11 @@ class Lake:
         if spec.kind:
             with self._lock:
                 return self._select(spec.kind, names, where)
-        self.flush()
-        points = query.Query.of(maintain.open_table(self.uri.root, spec).delta)
+        try:
+            self.flush()
+            points = query.Query.of(maintain.open_table(self.uri.root, spec).delta)
+        except LakeReadOnly:
+            points = query.Query.of(history.with_journals(self._files, spec))
         if spec is METRICS_LOG:
             points = points.distinct_points(where)
         return points.run(names, where)
@@ -253,13 +256,16 @@ class Lake:
     def try_commit(self, number: int, events: Sequence[Event]) -> bool:
         """Commit events as the one after `number`; False when another process was first."""
         with self._lock:
-            hlc = self._clock.tick()
+            hlc, before = self._clock.tick(), self._names.version()
             rows = event_rows([(self._journal.own.writer, Record(hlc, 0, last_of_each(events), []))])
             try:
                 self._names.append(rows, [transaction(NAMES, number + 1)])
-                return True
             except Raced:
-                return self._is_in(self._names, number, hlc)
+                if not self._is_in(self._names, number, hlc):
+                    return False
+            if config.DURABLE.get():
+                self._names.sync_to_disk(before)
+            return True
 
     def clock(self) -> int:
         """A stamp that is behind nothing any process has written so far."""

@@ -10,11 +10,12 @@ import orjson
 import pyarrow as pa
 
 from spark_tracking.lake.clock import milliseconds
-from spark_tracking.lake.state import Entity
+from spark_tracking.lake.state import Entity, ModelPoint
 from spark_tracking.lake.tables import BY_KIND
 
 Row = dict[str, Any]
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_FIRST, _LAST = ((end.replace(tzinfo=timezone.utc) - _EPOCH) // timedelta(milliseconds=1) for end in (datetime.min, datetime.max))
 
 
 def rows(kind: str, entities: Iterable[Entity]) -> pa.Table:
@@ -83,7 +84,7 @@ def _logged_model(e: Entity) -> Row:
                 "dataset_name": p.dataset_name,
                 "dataset_digest": p.dataset_digest,
             }
-            for p, value in sorted(e.points.items(), key=lambda item: (item[0].name, item[0].step, item[0].time))
+            for p, value in sorted(e.points.items(), key=lambda item: _order(item[0]))
         ],
     }
 
@@ -123,7 +124,12 @@ _PROJECTIONS: Mapping[str, Callable[[Entity], Row]] = {
 
 
 def _time(ms: int | None) -> datetime | None:
-    return None if ms is None else _EPOCH + timedelta(milliseconds=ms)
+    """A time of the calendar; what lies beyond it (microseconds taken for milliseconds) is its last, or first, moment."""
+    return None if ms is None else _EPOCH + timedelta(milliseconds=min(max(ms, _FIRST), _LAST))
+
+
+def _order(p: ModelPoint) -> tuple[str | int, ...]:
+    return p.name, p.step, p.time, p.run_id, p.dataset_name or "", p.dataset_digest or ""
 
 
 def _pairs(items: Mapping[str, str]) -> list[tuple[str, str]]:

@@ -1,6 +1,7 @@
 """Journal records: one call of a writer, as bytes.
 
-Layout (little endian): payload length (u32), CRC-32 of stamp and payload (u32), stamp (i64), payload. The payload is msgpack of
+Layout (little endian): four bytes by which a reader finds the next record behind a damaged one, payload length (u32), CRC-32 of
+stamp and payload (u32), stamp (i64), payload. The payload is msgpack of
 `[events, blocks]`; a block stays packed until somebody wants its points, since most readers only want to know whose they are.
 Numbers travel as packed columns, so NaN and infinities keep their bits.
 """
@@ -18,7 +19,11 @@ import msgpack
 
 from spark_tracking.lake.state import Event, MetricBlock
 
-_HEADER = struct.Struct("<IIq")
+LAST_MS = (2**63 - 1) // 1000
+"""The greatest time of a point, in ms since the epoch: a Delta timestamp is an int64 of microseconds."""
+_MAGIC = b"\xc1rec"  # 0xC1 is the one byte that msgpack never uses for a type
+_HEADER = struct.Struct("<4sIIq")
+_STAMP_AT = _HEADER.size - 8
 _STAMP = struct.Struct("<q")
 
 
@@ -83,13 +88,16 @@ class Record:
 
 
 def pack_block(block: MetricBlock) -> bytes:
-    """The points of a block as bytes."""
+    """The points of a block as bytes. Times beyond what a Delta timestamp holds are its last, or first, moment."""
+    times = block.times
+    if times and (max(times) > LAST_MS or min(times) < -LAST_MS):
+        times = [min(max(time, -LAST_MS), LAST_MS) for time in times]
     packed: bytes = msgpack.packb(
         [
             block.experiment_id,
             block.names,
             array("d", block.values).tobytes(),
-            array("q", block.times).tobytes(),
+            array("q", times).tobytes(),
             array("q", block.steps).tobytes(),
             block.dataset_name,
             block.dataset_digest,
@@ -111,7 +119,7 @@ def encode(hlc: int, events: Sequence[Event], blocks: Sequence[PackedBlock]) -> 
     """One record, ready to be appended."""
     payload: bytes = msgpack.packb([events, [(b.run_id, b.model_id, b.packed) for b in blocks]])
     stamp = _STAMP.pack(hlc)
-    return _HEADER.pack(len(payload), crc32(payload, crc32(stamp)), hlc) + payload
+    return _HEADER.pack(_MAGIC, len(payload), crc32(payload, crc32(stamp)), hlc) + payload
 
 
 def decode(data: bytes, start: int) -> Iterator[Record]:
@@ -131,21 +139,19 @@ def damaged(data: bytes) -> list[int]:
 
 
 def _frames(data: bytes) -> Iterator[tuple[int, int, int, bytes | None]]:
-    """(start, end, stamp, payload) of each record; payload is None for a damaged one in the middle."""
-    at, bad = 0, None
+    """(start, end, stamp, payload) of each record; payload is None for what is damaged in between."""
+    at, bad = 0, -1
     while at + _HEADER.size <= len(data):
-        length, checksum, hlc = _HEADER.unpack_from(data, at)
+        magic, length, checksum, hlc = _HEADER.unpack_from(data, at)
         body, end = at + _HEADER.size, at + _HEADER.size + length
-        if end > len(data):
-            return
         payload = data[body:end]
-        if crc32(payload, crc32(data[at + 8 : body])) == checksum:
-            if bad is not None:
-                yield (*bad, None)
-            bad = None
+        if magic == _MAGIC and end <= len(data) and crc32(payload, crc32(data[at + _STAMP_AT : body])) == checksum:
+            if bad >= 0:
+                yield bad, at, 0, None
             yield at, end, hlc, payload
-        elif bad is not None:
-            return
-        else:
-            bad = (at, end, hlc)
-        at = end
+            at, bad = end, -1
+            continue
+        bad = at if bad < 0 else bad
+        at = data.find(_MAGIC, at + 1)
+        if at < 0:
+            return  # a torn end, or one that is being written

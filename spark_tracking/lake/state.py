@@ -159,7 +159,9 @@ class Entity:
             registers[key] = Register(stamp, value)
 
     def fold_metric(self, name: str, fold: MetricFold) -> None:
-        """Fold points of the metric `name` in."""
+        """Fold points of the metric `name` in; what was purged takes none, since its id does not come back."""
+        if self.purged is not None:
+            return
         mine = self.metrics.get(name)
         self.metrics[name] = fold if mine is None else mine.merged(fold)
 
@@ -176,7 +178,9 @@ class Entity:
             self.fold_metric(name, MetricFold(value, value, Point(step, time, value)))
 
     def fold_points(self, points: Iterable[tuple[ModelPoint, float]]) -> None:
-        """Fold metric points of a logged model in; of two values at one point the greater stands."""
+        """Fold metric points of a logged model in; of two values at one point the greater stands. A purged one takes none."""
+        if self.purged is not None:
+            return
         for point, value in points:
             old = self.points.get(point)
             if old is None or math.isnan(old) or value > old:

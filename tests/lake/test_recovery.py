@@ -22,7 +22,7 @@ def clean_logs(lake: Lake) -> None:
     """What happens to Delta logs after their retention: a checkpoint, and all commits before it go."""
     for name in BY_NAME:
         table = DeltaTable(f"{lake.uri.root}/{name}")
-        log = Path(table.table_uri.removeprefix("file://")) / "_delta_log" if "://" in table.table_uri else Path(table.table_uri) / "_delta_log"
+        log = Path(lake.uri.root) / name / "_delta_log"
         long_ago = time.time() - 7 * 86400
         for file in log.iterdir():
             os.utime(file, (long_ago, long_ago))
