@@ -52,8 +52,15 @@ def check_format(root: str, text: bytes) -> None:
         )
 
 
-def refuse_cloud_mount(path: Path) -> None:
-    """Refuse FUSE mounts of object stores: no append, no hard links, no atomic create. Data would be lost in silence."""
+def refuse_cloud_mount(path: Path, mounts: str | None = None) -> None:
+    """Refuse FUSE mounts of object stores: no append, no hard links, no atomic create. Data would be lost in silence.
+
+    Args:
+        mounts: in the form of /proc/mounts, which it is by default (proc(5)).
+
+    Raises:
+        InvalidUri: `path` lies on one.
+    """
     advice = {
         "Volumes": "the volume's cloud URI (delta+abfss://…, delta+s3://…; see DESCRIBE VOLUME)",
         "dbfs": "the cloud URI behind the mount (delta+abfss://…, delta+s3://…; see dbutils.fs.mounts())",
@@ -64,7 +71,7 @@ def refuse_cloud_mount(path: Path) -> None:
             f"'{path}' is a mount of an object store, on which a lake cannot be kept safely. Use {advice[top]}, "
             "or put an `mlflow server` in front of the lake and track to that."
         )
-    kind = _mount_kind(path)
+    kind = _mount_kind(path, _proc_mounts() if mounts is None else mounts)
     if any(name in kind for name in _CLOUD_MOUNTS):
         raise InvalidUri(
             f"'{path}' lies on a '{kind}' mount of an object store, on which a lake cannot be kept safely. "
@@ -72,18 +79,22 @@ def refuse_cloud_mount(path: Path) -> None:
         )
 
 
-def _mount_kind(path: Path) -> str:
-    """The file system type and source of the mount that holds `path` (Linux; empty elsewhere)."""
-    try:
-        lines = Path("/proc/mounts").read_text().splitlines()
-    except OSError:
-        return ""
+def _mount_kind(path: Path, mounts: str) -> str:
+    """The file system type of the mount that holds `path`, with its source for FUSE."""
     best, kind = "", ""
-    for line in lines:
+    for line in mounts.splitlines():
         source, mount, fstype = line.split()[:3]
+        mount = mount.replace("\\040", " ")
         if (str(path) + "/").startswith(mount.rstrip("/") + "/") and len(mount) >= len(best):
             best, kind = mount, f"{fstype} {source}" if fstype.startswith("fuse") else fstype
     return kind
+
+
+def _proc_mounts() -> str:
+    try:
+        return Path("/proc/mounts").read_text()
+    except OSError:
+        return ""  # not Linux
 
 
 def _create(files: storage.Storage) -> None:
