@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from spark_tracking import config
-from spark_tracking.cluster import experiments
+from spark_tracking.cluster import experiments, place
 from spark_tracking.cluster.environment import temporary_variables
 from spark_tracking.cluster.findings import ERROR, OK, WARNING, Finding
 from spark_tracking.cluster.versions import examine_java, examine_versions
@@ -106,7 +106,11 @@ def _tracking(uri: str) -> Iterator[Finding]:
     elif os.environ.get("MLFLOW_REGISTRY_URI"):
         rule = "the variable MLFLOW_REGISTRY_URI"
     else:
-        rule = "the Spark setting spark.mlflow.modelRegistryUri, or the tracking server"
+        rule = (
+            "the Spark setting spark.mlflow.modelRegistryUri"
+            if place.spark_setting("spark.mlflow.modelRegistryUri")
+            else "the tracking server"
+        )
     yield Finding(OK, "registry", f"{redact(mlflow.get_registry_uri())}, by {rule}.")
 
 

@@ -45,7 +45,7 @@ def job() -> str | None:
         return str(number)
     if task() is not None:
         return None
-    name = _spark_setting("spark.app.name")
+    name = spark_setting("spark.app.name")
     if name and name not in ("pyspark-shell", "PySparkShell", "Databricks Shell"):
         return name
     return PurePosixPath(sys.argv[0]).stem if sys.argv and sys.argv[0] not in ("", "-c", "-m") else None
@@ -58,7 +58,7 @@ def cluster() -> str | None:
     if databricks_utils.is_in_databricks_runtime():
         found = os.environ.get("DB_CLUSTER_ID") or databricks_utils.get_cluster_id()
         return str(found) if found else None
-    master = _spark_setting("spark.master")
+    master = spark_setting("spark.master")
     return (urlsplit(master).hostname or master) if master else None
 
 
@@ -74,7 +74,7 @@ def _databricks_user() -> str | None:
     return str(found) if found else None
 
 
-def _spark_setting(name: str) -> str | None:
+def spark_setting(name: str) -> str | None:
     """A setting of the session that runs in this process, if there is one."""
     sql = sys.modules.get("pyspark.sql")
     if sql is None or task() is not None:
