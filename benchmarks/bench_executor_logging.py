@@ -131,6 +131,7 @@ def main() -> None:
         with mlflow.start_run() as run:
             peer = rate(spark, naive(uri, run.info.run_id))
             own = rate(spark, ours(spark_tracking.executor_tracking()))
+        with mlflow.start_run():
             tracking = spark_tracking.executor_tracking()
             rate(spark, ours(tracking, fail_first=True))
             wrong = missing_or_double(tracking)
