@@ -50,6 +50,9 @@ class ForkedLake(Lake):
         packed = self._ask("get_many", kind, list(ids))
         return {id: Entity.unpack(kind, id, state) for id, state in packed.items()}
 
+    def find(self, kind: str, column: str, value: str) -> list[Entity]:
+        return [Entity.unpack(kind, id, state) for id, state in self._ask("find", kind, column, value)]
+
     def search(
         self,
         kind: str,
@@ -145,6 +148,7 @@ def _history(lake: Lake, run_id: str, name: str | None) -> bytes:
 _CALLS: dict[str, Callable[..., Any]] = {
     "get_many": lambda lake, kind, ids: {id: e.pack() for id, e in lake.get_many(kind, ids).items()},
     "search": lambda lake, *arguments: [(e.id, e.pack()) for e in lake.search(*arguments)],
+    "find": lambda lake, *arguments: [(e.id, e.pack()) for e in lake.find(*arguments)],
     "count": lambda lake, kind, where: lake.count(kind, where),
     "metric_history": _history,
     "clock": lambda lake: lake.clock(),

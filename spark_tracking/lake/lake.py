@@ -106,6 +106,19 @@ class Lake:
             self._poll()
             return {id: entity.copy() for id, entity in self._view.get_many(kind, ids).items()}
 
+    def find(self, kind: str, column: str, value: str) -> list[Entity]:
+        """The entities of a kind whose text attribute is `value`: a search without SQL, for processes too short to import it.
+
+        Args:
+            column: an attribute that is also a column of the kind's derived table.
+        """
+        with self._lock:
+            self._poll()
+            base = self._view.bases[kind]
+            stored = base.select(pc.field(column) == value, [base.spec.key])[base.spec.key].to_pylist()
+            found = self._view.get_many(kind, sorted({*stored, *self._view.touched(kind)}))
+            return [entity.copy() for entity in found.values() if entity.attr(column) == value]
+
     def search(
         self,
         kind: str,
@@ -460,7 +473,8 @@ def distinct_points(points: pa.Table) -> pa.Table:
 
 def _close_all() -> None:
     for lake in list(Lake._open.values()):
-        lake.close()
+        if lake._files.exists(roots.MARKER):  # else somebody has removed the lake
+            lake.close()
 
 
 def _after_fork() -> None:

@@ -145,8 +145,7 @@ class Experiments(LakeBacked):
         return experiment
 
     def _experiment_named(self, name: str) -> Entity | None:
-        found = self.lake.search(KIND, search.one_of("name", [name]), limit=1)
-        return found[0] if found else None
+        return next(iter(self.lake.find(KIND, "name", name)), None)
 
     def _next_experiment_id(self) -> str:
         default = self.lake.get(KIND, DEFAULT_ID)
