@@ -173,6 +173,8 @@ class _SqlAlchemy:
         self._connection = connection
 
     def stream(self, sql: str, schema: pa.Schema, rows: int) -> Iterator[pa.RecordBatch]:
+        if self._connection.dialect.paramstyle in ("format", "pyformat"):
+            sql = sql.replace("%", "%%")  # such drivers look for their parameters even where there are none
         result = self._connection.execution_options(stream_results=True).exec_driver_sql(sql)
         while found := result.fetchmany(min(rows, BATCH_ROWS)):
             columns = [pa.array(column, field.type) for column, field in zip(zip(*found), schema)]

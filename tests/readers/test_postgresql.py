@@ -47,7 +47,7 @@ def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     options = f"-h 127.0.0.1 -p {port} -k {folder} -c fsync=off"
     run(str(programs / "pg_ctl"), "-D", data, "-l", str(folder / "log"), "-w", "-o", options, "start")
     try:
-        yield f"postgresql://me:s3cret@127.0.0.1:{port}/postgres"
+        yield f"postgresql+psycopg2://me:s3cret@127.0.0.1:{port}/postgres"
     finally:
         run(str(programs / "pg_ctl"), "-D", data, "-m", "immediate", "stop")
         shutil.rmtree(folder, ignore_errors=True)
