@@ -10,16 +10,21 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import mlflow
 import pytest
 from click.testing import CliRunner
 
+import spark_tracking
 from spark_tracking.cli.doctor import doctor as command
 from spark_tracking.cluster.doctor import examine, fingerprint_in, token_expiry
 from spark_tracking.cluster.findings import ERROR, OK, WARNING, Finding, Report
 from spark_tracking.cluster.nodes import compare, node_reporter
 from spark_tracking.cluster.versions import unmet
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
 
 
 def findings(subject: str, *, read_only: bool = True) -> list[Finding]:
@@ -174,3 +179,11 @@ def test_it_looks_where_there_is_no_pyspark(database: str) -> None:
     environ = {**os.environ, "MLFLOW_TRACKING_URI": database}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environ)
     assert done.stdout.strip() == "{'ok'}"
+
+
+def test_a_session_has_its_executors_looked_at_too(spark: SparkSession, lake_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    mlflow.set_tracking_uri(lake_uri)  # in this process only: executors do not hear of it
+    (finding,) = [found for found in spark_tracking.doctor(spark, read_only=True).findings if found.subject.startswith("executor")]
+    assert finding.level == ERROR
+    assert lake_uri in finding.text
+    assert "executor_run" in finding.fix

@@ -6,6 +6,8 @@ from __future__ import annotations
 import concurrent.futures
 import os
 import pickle
+import subprocess
+import sys
 import types
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -239,6 +241,22 @@ def test_a_search_over_groups_in_real_tasks(spark: SparkSession, server: str) ->
     assert len(found) == 40
     assert all(found[row.run_id].data.params["group"] == str(row.group) for row in rows)
     assert all(found[row.run_id].data.metrics["loss"] == row.group / 10 for row in rows)
+
+
+@pytest.mark.slow
+def test_a_search_through_spark_connect_logs_as_a_classic_one(lake_uri: str) -> None:
+    code = (
+        "import mlflow; from spark_tracking.jobs import fan_out; from spark_tracking.jobs.session import local_spark; "
+        f"mlflow.set_tracking_uri({lake_uri!r}); spark = local_spark('connect', connect=True); "
+        "grid = fan_out.combinations(spark, 6); run = mlflow.start_run(); rows = fan_out.search(grid, rounds=2).collect(); "
+        "mlflow.end_run(); print('found', run.info.run_id, len({row.run_id for row in rows}), type(spark).__module__)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "pyspark.sql.connect" in done.stdout, done.stderr
+    parent, count = done.stdout.split("found ")[1].split()[:2]
+    mlflow.set_tracking_uri(lake_uri)
+    children = mlflow.search_runs(["0"], f"tags.mlflow.parentRunId = '{parent}'", output_format="list")
+    assert len(children) == int(count) == 6
 
 
 def test_threads_of_one_process_do_not_mix(tracking: ExecutorTracking) -> None:
