@@ -5,6 +5,7 @@ LAKE ?= demo-lake
 PORT ?= 5000
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
+AZURITE := $(VENV)/azurite/.installed
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-all check bench ui clean
@@ -20,10 +21,10 @@ ui: $(READY)    ## MLflow's web UI on the demo's lake, at http://127.0.0.1:5000
 	@echo "MLflow's web UI: http://127.0.0.1:$(PORT)   (Ctrl-C ends it)"
 	@$(BIN)/mlflow server --host 127.0.0.1 --port $(PORT) --workers 1 --backend-store-uri "delta://$(abspath $(LAKE))"
 
-test: $(READY)  ## the tests, without the slow ones (minutes)
+test: $(READY) $(AZURITE) ## the tests, without the slow ones (minutes)
 	@$(BIN)/python -m pytest
 
-test-all: $(READY)  ## all tests, with the slow ones
+test-all: $(READY) $(AZURITE) ## all tests, with the slow ones
 	@$(BIN)/python -m pytest -m "slow or not slow"
 
 check: $(READY) ## what needs no test run: ruff, mypy --strict, the layers (import-linter), shellcheck
@@ -47,3 +48,10 @@ $(READY): pyproject.toml constraints.txt
 	echo "Installing (a few minutes on the first time) ..." && \
 	$(BIN)/python -m pip install --quiet --use-pep517 --disable-pip-version-check --constraint constraints.txt --editable '.[dev]' && \
 	touch $@
+
+# Azurite, which the tests of lakes on Azure start. Without npm they are left out, except in CI.
+$(AZURITE): $(READY)
+	@if command -v npm >/dev/null 2>&1; then \
+	  npm install --silent --no-save --no-audit --no-fund --prefix $(VENV)/azurite azurite@3.35.0 >/dev/null; \
+	else mkdir -p $(@D); fi
+	@touch $@

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import pyarrow as pa
+import pyarrow.dataset as ds
 from datafusion import SessionConfig, SessionContext
 from deltalake import DeltaTable
 
@@ -30,11 +31,18 @@ class Query:
         self._source = source
 
     @classmethod
-    def of(cls, source: DeltaTable | pa.Table) -> Query:
+    def of(cls, source: DeltaTable | pa.Table | ds.Dataset) -> Query:
         """A Delta table at the handle's version, or rows in memory."""
         context = _context()
+        if isinstance(source, DeltaTable) and "://" in source.table_uri and not source.table_uri.startswith("file:"):
+            # handed over as a Delta table, it would be read by a DataFusion that knows no object store
+            source = source.to_pyarrow_dataset()
+            if not source.files:  # a plan without partitions is refused
+                source = source.schema.empty_table()
         if isinstance(source, pa.Table):
             context.register_record_batches("base", [_batches(source)])
+        elif isinstance(source, ds.Dataset):
+            context.register_dataset("base", source)
         else:
             context.register_table("base", source)
         return cls(context, "base")
