@@ -1,0 +1,141 @@
+"""Registered models and their versions, from any source into a lake."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from spark_tracking.lake import Entity, Event, Lake
+from spark_tracking.sync.bookmarks import Bookmark, Bookmarks
+from spark_tracking.sync.registers import OWNER, Registers, Row, changes, marks, model_version, registered_model, split_marks
+from spark_tracking.sync.result import SyncResult, Wanted
+from spark_tracking.sync.source import Source
+
+MODEL, VERSION = "registered_model", "model_version"
+ORIGIN = ("sync", "id")
+
+
+class Registry:
+    """One sync of a registry. Names are unique in a lake, so all changes go in as one conditional commit."""
+
+    def __init__(self, lake: Lake | None, source: Source, marks: Bookmarks, wanted: Wanted, result: SyncResult) -> None:
+        self._lake = lake
+        self._source = source
+        self._marks = marks
+        self._wanted = wanted
+        self._result = result
+        self._names: dict[str, str] = {}
+        self._bases: dict[tuple[str, str], bytes] = {}
+        self._new: set[str] = set()
+
+    def sync(self) -> None:
+        """Do it."""
+        models = self._listed("registered_models_latest")
+        versions = self._listed("model_versions_latest")
+        events: list[Event] = []
+
+        def decide() -> list[Event]:
+            events[:] = self._decide(models, versions)
+            return [] if self._wanted.dry_run else events
+
+        if self._lake is None:
+            decide()
+        else:
+            self._lake.commit(decide)
+        self._count(MODEL, len(models), events)
+        self._count(VERSION, len(versions), events)
+        for (kind, id), base in self._bases.items():
+            marked = self._marks.get(kind, id)
+            if marked is None or marked.base != base:
+                self._marks.put(kind, id, Bookmark(b"-", None, base))
+        for event in events:
+            if event.field == "purge":
+                self._marks.drop(event.kind, event.id)
+
+    def _listed(self, table: str) -> list[Row]:
+        names = self._wanted.models
+        # MLflow's searches leave prompts out unless they are asked for.
+        kinds = (None, "tags.`mlflow.prompt.is_prompt` = 'true'")
+        found: dict[tuple[Any, ...], Row] = {}
+        for filter in kinds:
+            for batch in self._source.rows(table, filter=filter):
+                for row in batch.to_pylist():
+                    if names == "all" or row["name"] in names:
+                        found[row["name"], row.get("version")] = row
+        return list(found.values())
+
+    def _decide(self, models: list[Row], versions: list[Row]) -> list[Event]:
+        there = {} if self._lake is None else {e.id: e for e in self._lake.search(MODEL)}
+        mine = {e.items("sync").get("id", e.id): e.id for e in there.values() if e.items("sync").get("source") == self._source.id}
+        self._names, self._new, self._bases = {}, set(), {}
+        latest: dict[str, int] = {}
+        for row in versions:
+            latest[row["name"]] = max(latest.get(row["name"], 0), row["version"])
+        events: list[Event] = []
+        for row in models:
+            name = self._names[row["name"]] = mine.get(row["name"]) or self._free_name(row["name"], there)
+            own = {OWNER: self._source.id, ORIGIN: row["name"]}
+            registers: Registers = {**registered_model(row), **own}
+            known = there.get(name)
+            number = latest.get(row["name"], 0)
+            if known is None or (known.number("last_version") or 0) < number:
+                registers["attr", "last_version"] = str(number) if number else None
+            events += self._changes(MODEL, row["name"], name, registers, known)
+        ids = [self._version_id(row) for row in versions]
+        known_versions = {} if self._lake is None else self._lake.get_many(VERSION, ids)
+        for row, id in zip(versions, ids):
+            registers = {**self._resolved(row), OWNER: self._source.id}
+            events += self._changes(VERSION, f"{row['name']}/{row['version']}", id, registers, known_versions.get(id))
+        return events + self._gone({row["name"] for row in models}, {f"{row['name']}/{row['version']}" for row in versions}, mine)
+
+    def _changes(self, kind: str, origin: str, id: str, registers: Registers, known: Entity | None) -> list[Event]:
+        marked = self._marks.get(kind, origin)
+        if known is None:
+            if marked is not None:
+                return []  # deleted in the lake, which stands
+            self._new.add(f"{kind}:{id}")
+        self._bases[kind, origin] = marks({key: value for key, value in registers.items() if key != ("attr", "last_version")})
+        return list(changes(kind, id, registers, known, split_marks(marked.base if marked else None)))
+
+    def _gone(self, models: set[str], versions: set[str], mine: dict[str, str]) -> list[Event]:
+        """What was copied before and the source has no more. A registry has no trash, so it goes here, too."""
+        if self._wanted.models != "all":
+            return []
+        events = []
+        for name in self._marks.ids(MODEL) - models:
+            if name in mine:
+                events.append(Event(MODEL, mine[name], "purge", "", None))
+        for origin in self._marks.ids(VERSION) - versions:
+            name, _, number = origin.rpartition("/")
+            if name in mine:
+                events.append(Event(VERSION, f"{mine[name]}/{number}", "purge", "", None))
+        return events
+
+    def _resolved(self, row: Row) -> Registers:
+        """A version's registers, its files found where the lake has them."""
+        registers = model_version(row)
+        source: str = row["source"] or ""
+        registers["attr", "storage_location"] = self._source.artifact_uri(row["storage_location"])
+        if self._wanted.artifacts == "copy" and self._lake is not None:
+            kind, _, rest = source.partition(":/")
+            id, _, path = rest.lstrip("/").partition("/")
+            home = self._lake.get({"runs": "run", "models": "logged_model"}[kind], id, points=False) if kind in ("runs", "models") else None
+            if home is not None:
+                registers["attr", "storage_location"] = f"{home.attr('artifact_uri')}/{path}".rstrip("/")
+        return registers
+
+    def _version_id(self, row: Row) -> str:
+        return f"{self._names.get(row['name'], row['name'])}/{row['version']}"
+
+    def _free_name(self, name: str, there: dict[str, Entity]) -> str:
+        taken = {*there, *self._names.values()}
+        for candidate in (name, f"{name} ({self._source.label})", *(f"{name} ({self._source.label} {i})" for i in range(2, 1000))):
+            if candidate not in taken:
+                return candidate
+        return f"{name} ({self._source.id})"
+
+    def _count(self, kind: str, seen: int, events: list[Event]) -> None:
+        tally = self._result.things[kind]
+        written = [event for event in events if event.kind == kind]
+        new = {id.partition(":")[2] for id in self._new if id.startswith(f"{kind}:")}
+        tally.seen, tally.new, tally.written = seen, len(new), len(written)
+        tally.changed = len({event.id for event in written} - new)

@@ -1,0 +1,104 @@
+"""What a sync is asked for, and what it says it did."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+KINDS = ("experiment", "run", "logged_model", "registered_model", "model_version")
+ARTIFACT_MODES = ("copy", "reference", "none")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which part of a source to take, and how.
+
+    Attributes:
+        experiments: names or ids; none is all.
+        filter: MLflow's filter language over runs.
+        since: only runs that started at or after this, in milliseconds since 1970.
+        models: registered models: `all`, `none` or names.
+        artifacts: `reference` leaves files where they are and points there, `copy` copies them below the target, `none` forgets them.
+        verify: fetch and compare everything, whatever the bookmarks say.
+        dry_run: change nothing, only tell.
+    """
+
+    experiments: tuple[str, ...] = ()
+    filter: str | None = None
+    since: int | None = None
+    models: tuple[str, ...] | str = "all"
+    artifacts: str = "reference"
+    verify: bool = False
+    dry_run: bool = False
+
+    @property
+    def is_part(self) -> bool:
+        """Whether some runs of the experiments are left out."""
+        return self.filter is not None or self.since is not None
+
+
+@dataclass
+class Tally:
+    """How many things of one kind: `seen` at the source, of these `new`, `changed`, `failed`; `written` changes of single values."""
+
+    seen: int = 0
+    new: int = 0
+    changed: int = 0
+    failed: int = 0
+    written: int = 0
+
+
+@dataclass(frozen=True)
+class Failure:
+    """One thing that could not be copied, and why; the next sync tries it again."""
+
+    kind: str
+    id: str
+    reason: str
+
+
+@dataclass
+class SyncResult:
+    """What a sync did.
+
+    Attributes:
+        things: by kind, see `Tally`.
+        points: metric points written.
+        files, bytes: artifacts copied.
+        seconds: how long it took.
+    """
+
+    source: str
+    target: str
+    dry_run: bool = False
+    things: dict[str, Tally] = field(default_factory=lambda: {kind: Tally() for kind in KINDS})
+    points: int = 0
+    files: int = 0
+    bytes: int = 0
+    seconds: float = 0.0
+    failures: list[Failure] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Whether everything that was asked for is there now."""
+        return not self.failures
+
+    @property
+    def wrote(self) -> int:
+        """Changes made: values, points and files."""
+        return sum(tally.written for tally in self.things.values()) + self.points + self.files
+
+    def fail(self, kind: str, id: str, reason: object) -> None:
+        """Note a thing that could not be copied."""
+        self.things[kind].failed += 1
+        first = str(reason).strip().splitlines()
+        self.failures.append(Failure(kind, id, first[0] if first else type(reason).__name__))
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {**asdict(self), "ok": self.ok}
+
+
+Progress = Callable[[str, int], None]
+"""Called with a kind and how many more of it are done."""

@@ -1,0 +1,124 @@
+"""Where a sync reads from: a reader, who it is, what it can count, and what its listings leave out."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from hashlib import blake2b
+from typing import Any
+from urllib.parse import urlsplit
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from spark_tracking.lake import Lake
+from spark_tracking.readers.base import Reader
+from spark_tracking.readers.opening import DATABASES, open_reader
+from spark_tracking.readers.query import Query
+from spark_tracking.readers.schemas import TABLES
+from spark_tracking.sync.registers import Row
+from spark_tracking.uri import LakeUri, is_lake_uri, redact
+
+RUNS_AT_ONCE = 4
+_COUNT_SCHEMA = pa.schema([("run", pa.string()), ("points", pa.int64())])
+
+
+class Source:
+    """A tracking server that is read by a sync.
+
+    Attributes:
+        id: names the source in bookmarks and registers, the same for the same URI at all times, with nothing secret in it.
+        label: a short name for people, which also tells two sources' things of one name apart.
+        counts: whether it can tell how many points a run has.
+    """
+
+    def __init__(self, uri: str, name: str | None = None, requests_per_second: float | None = None) -> None:
+        self.uri = uri
+        self.reader: Reader = open_reader(uri, requests_per_second=requests_per_second)
+        known = _normalized(uri)
+        self.id = blake2b((name or known).encode(), digest_size=8).hexdigest()
+        self.label = name or _label(known)
+        scheme = uri.partition(":")[0].partition("+")[0].lower()
+        self._kind = "lake" if is_lake_uri(uri) else "database" if scheme in DATABASES else "rest"
+        self.counts = self._kind in ("lake", "database")
+        self._requests_per_second = requests_per_second
+
+    def rows(self, table: str, **options: Any) -> Iterator[pa.RecordBatch]:
+        """The rows of a table, active and deleted ones, in batches."""
+        query = Query(table, view_type="all", ordered=False, **options)
+        return self.reader.read(query)
+
+    def point_counts(self) -> dict[str, int]:
+        """How many points each run has; empty where the source cannot count."""
+        counts: dict[str, int] = {}
+        for batch in self._counted():
+            for run, count in zip(batch.column(0).to_pylist(), batch.column(1).to_pylist()):
+                counts[run] = counts.get(run, 0) + count
+        return counts
+
+    def _counted(self) -> Iterator[pa.RecordBatch]:
+        if self._kind == "database":
+            from spark_tracking.readers.sql import Database
+
+            yield from Database(self.uri).stream("SELECT run_uuid, count(*) FROM metrics GROUP BY run_uuid", _COUNT_SCHEMA)
+        elif self._kind == "lake":
+            for batch in Lake.open(self.uri).scan("run_metrics_history", ["run_id"]):
+                found = pc.value_counts(batch.column(0).cast(pa.string()))
+                yield pa.RecordBatch.from_arrays([found.field(0), found.field(1)], schema=_COUNT_SCHEMA)
+
+    def points(self, runs: Sequence[Row]) -> pa.Table:
+        """All points of some runs, in the columns of `run_metrics_history`."""
+        schema = TABLES["run_metrics_history"].schema
+        if not runs:
+            return schema.empty_table()
+        ids = ", ".join("'" + run["run_id"].replace("'", "\\'") + "'" for run in runs)
+        options = {"experiment_ids": tuple({run["experiment_id"] for run in runs}), "filter": f"attributes.run_id IN ({ids})"}
+        return pa.Table.from_batches(self.rows("run_metrics_history", **options), schema)
+
+    def complete(self, runs: Iterable[Row], with_models: bool) -> None:
+        """Put into rows of `runs_latest` what the listing did not tell: over REST the models that a run read and made."""
+        if self._kind != "rest" or not with_models:
+            return
+        from spark_tracking.readers.rest_http import Http
+
+        http = Http(self.uri, self._requests_per_second)
+
+        def ask(run: Row) -> None:
+            told = http.get("runs/get", run_id=run["run_id"])["run"]
+            run["model_inputs"] = [model["model_id"] for model in told.get("inputs", {}).get("model_inputs", ())]
+            outputs = told.get("outputs", {}).get("model_outputs", ())
+            run["model_outputs"] = [{"model_id": model["model_id"], "step": int(model.get("step", 0))} for model in outputs]
+
+        with ThreadPoolExecutor(RUNS_AT_ONCE) as pool:
+            list(pool.map(ask, runs))
+
+    def artifact_uri(self, uri: str | None) -> str | None:
+        """An artifact URI as one can follow it from elsewhere: a path of the server's own proxy becomes its URL."""
+        if self._kind == "rest" and uri and uri.startswith("mlflow-artifacts:/") and not uri.startswith("mlflow-artifacts://"):
+            path = uri.removeprefix("mlflow-artifacts:/").lstrip("/")
+            return f"{redact(self.uri).rstrip('/')}/api/2.0/mlflow-artifacts/artifacts/{path}"
+        return uri
+
+
+def _normalized(uri: str) -> str:
+    """The URI without credentials, and with a local path made absolute."""
+    if is_lake_uri(uri):
+        return str(LakeUri.parse(uri))
+    match = re.match(r"sqlite(?:\+\w+)?:///([^?]*)", uri)
+    if match:
+        return f"sqlite:///{os.path.abspath(match.group(1))}"
+    parts = urlsplit(uri)
+    if not parts.hostname:
+        return uri
+    port = f":{parts.port}" if parts.port else ""
+    return f"{parts.scheme.partition('+')[0]}://{parts.hostname}{port}{parts.path.rstrip('/')}"
+
+
+def _label(uri: str) -> str:
+    """The last word of a URI that says something."""
+    parts = urlsplit(uri)
+    words = [word for word in re.split(r"[/\\]", parts.path) if word] or [parts.netloc]
+    last = words[-1].rsplit(".", 1)[0] if parts.scheme == "sqlite" else words[-1]
+    return last if parts.scheme in ("sqlite", "delta", "file", "") or not parts.hostname else parts.hostname
