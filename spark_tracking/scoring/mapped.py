@@ -1,4 +1,8 @@
-"""Loading a model, with big arrays memory-mapped where its flavour allows, so that a node's workers share them."""
+"""Loading a model, with big arrays memory-mapped where its flavour allows, so that a node's workers share them.
+
+An sklearn estimator is pickled whole, arrays inside. The first worker of a node to load a big one writes it once more in joblib's
+form, which keeps arrays apart; all then map those copy-on-write: they share what they read, and may still write.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +12,53 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from spark_tracking.scoring.worker import ModelCopy
 
+_BIG = 32 << 20  # bytes of model files from which sharing is worth a second write
+
 
 def load_mapped(folder: Path, copy: ModelCopy) -> Any:
-    """The model in a folder as an `mlflow.pyfunc.PyFuncModel`."""
-    import mlflow.pyfunc
+    """The model in a folder as an `mlflow.pyfunc.PyFuncModel`.
 
-    return mlflow.pyfunc.load_model(str(folder), suppress_warnings=True, model_config=dict(copy.config) or None)
+    Args:
+        folder: where it is on this node.
+        copy: what it is; its digest names the mapped form.
+    """
+    from mlflow.models import Model
+    from mlflow.pyfunc import FLAVOR_NAME, MAIN, PyFuncModel, load_model
+
+    metadata = Model.load(str(folder))
+    main = metadata.flavors.get(FLAVOR_NAME, {})
+    plain = main.get(MAIN) == "mlflow.sklearn" and main.get("predict_fn", "predict") == "predict" and not copy.config
+    if not plain or sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) < _BIG:
+        return load_model(str(folder), suppress_warnings=True, model_config=dict(copy.config) or None)
+    return PyFuncModel(model_meta=metadata, model_impl=_Mapped(_estimator(folder, copy.digest)))
+
+
+def _estimator(folder: Path, digest: str) -> Any:
+    import joblib  # type: ignore[import-untyped]
+    from mlflow.pyfunc import load_model
+
+    from spark_tracking.scoring.worker import locked, node_folder
+
+    home = node_folder()
+    target = home / f"{digest}-mapped"
+    with locked(home / f"{digest}-mapped.lock"):
+        if not target.is_dir():
+            partial = home / f"{digest}-mapped.partial"
+            partial.mkdir(exist_ok=True)
+            joblib.dump(load_model(str(folder), suppress_warnings=True).get_raw_model(), partial / "estimator")
+            partial.rename(target)
+    # Ours: written above from a model that the caller asked to load, in a folder that only this user can write.
+    return joblib.load(target / "estimator", mmap_mode="c")
+
+
+class _Mapped:
+    """What `mlflow.sklearn` wraps an estimator in, for one that is mapped."""
+
+    def __init__(self, estimator: Any) -> None:
+        self._estimator = estimator
+
+    def predict(self, data: Any, params: dict[str, Any] | None = None) -> Any:
+        return self._estimator.predict(data)
+
+    def get_raw_model(self) -> Any:
+        return self._estimator

@@ -73,11 +73,9 @@ def find_place(spark: SparkSession, text: str) -> Place:
         text = text[len("delta.`") : -1]
     if "/" not in text and "\\" not in text:
         return _named(spark, text)
-    from delta.tables import DeltaTable
-
     if (folder := local_folder(text)) and not folder.exists():  # Spark would log pages about it
         return Place(text, True, text, None)
-    if DeltaTable.isDeltaTable(spark, text):
+    if _is_delta(spark, text):
         return Place(text, True, text, "delta")
     return Place(text, True, text, "parquet" if _has_parquet(spark, text) else None)
 
@@ -95,6 +93,16 @@ def local_folder(text: str) -> Path | None:
     if text.startswith("file:"):
         return Path(unquote(urlsplit(text).path))
     return None if "://" in text or text.startswith("dbfs:") else Path(text)
+
+
+def _is_delta(spark: SparkSession, path: str) -> bool:
+    """By SQL, since delta-spark's own call needs a plug-in in Spark Connect."""
+    if folder := local_folder(path):
+        return (folder / "_delta_log").is_dir()
+    try:
+        return bool(spark.sql(f"DESCRIBE DETAIL delta.`{path}`").collect())
+    except Exception:
+        return False
 
 
 def _has_parquet(spark: SparkSession, path: str) -> bool:

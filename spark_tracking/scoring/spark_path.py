@@ -111,22 +111,24 @@ def _write(spark: SparkSession, work: Work, scored: DataFrame) -> None:
 
 
 def create_table(spark: SparkSession, work: Work, schema: StructType) -> None:
-    """Make the target, empty."""
-    from delta.tables import DeltaTable
-
-    maker = DeltaTable.createIfNotExists(spark).addColumns(schema)
-    maker = maker.location(work.target.text) if work.target.is_path else maker.tableName(work.target.text)
-    (maker.partitionedBy(*work.partition_by) if work.partition_by else maker).execute()
+    """Make a new table of the catalog, empty."""
+    writer = spark.createDataFrame([], schema).write.format("delta").mode("ignore")
+    (writer.partitionBy(*work.partition_by) if work.partition_by else writer).saveAsTable(work.target.text)
 
 
 def _merge(spark: SparkSession, work: Work, scored: DataFrame) -> None:
-    from delta.tables import DeltaTable
-
-    by_path = work.target.is_path
-    table = DeltaTable.forPath(spark, work.target.text) if by_path else DeltaTable.forName(spark, work.target.text)
+    """By SQL, since delta-spark's own call needs a plug-in in Spark Connect."""
+    view = f"spark_tracking_{work.token}"
     same = " AND ".join(f"target.{_quoted(key)} <=> source.{_quoted(key)}" for key in work.keys)
-    with _commit_settings(spark, work):
-        table.alias("target").merge(scored.alias("source"), same).whenMatchedUpdateAll().whenNotMatchedInsertAll().execute()
+    scored.createOrReplaceTempView(view)
+    try:
+        with _commit_settings(spark, work):
+            spark.sql(
+                f"MERGE INTO {work.target.sql} AS target USING {view} AS source ON {same} "
+                "WHEN MATCHED THEN UPDATE SET * WHEN NOT MATCHED THEN INSERT *"
+            )
+    finally:
+        spark.catalog.dropTempView(view)
 
 
 @contextmanager

@@ -67,7 +67,7 @@ def test_a_worker_process_loads_a_model_at_most_once(mode: str, tmp_path: Path) 
     notes = tmp_path / "notes"
     model = save_function(tmp_path / "model", Noting(str(notes)))
     script = COUNT.format(session=SESSIONS[mode])
-    done = subprocess.run([sys.executable, "-c", script, model], capture_output=True, text=True, timeout=500)
+    done = subprocess.run([sys.executable, "-c", script, model], capture_output=True, text=True, timeout=500, check=False)
     assert "total 20476800.0" in done.stdout, done.stderr[-3000:]
     loads = Counter(notes.read_text().split())
     assert 1 <= len(loads) <= 8  # worker processes, not 128 tasks
@@ -139,7 +139,7 @@ def test_a_killed_driver_leaves_nothing_and_the_next_run_does_it_all(tmp_path: P
     assert list((tmp_path / "target" / "_spark_tracking").glob("*.json"))
     quick = save_function(tmp_path / "quick", Noting(str(tmp_path / "notes")))
     for expected in ("400 rows scored", "Nothing new"):
-        done = subprocess.run([*command, quick, source, target], capture_output=True, text=True, timeout=500)
+        done = subprocess.run([*command, quick, source, target], capture_output=True, text=True, timeout=500, check=False)
         assert expected in done.stdout, done.stderr[-3000:]
     live = {file.path for file in delta_files.snapshot(target).files}
     assert {str(path.relative_to(target)) for path in Path(target).rglob("*.parquet")} == live
@@ -171,9 +171,31 @@ def test_a_killed_worker_costs_a_retry_and_no_row(tmp_path: Path) -> None:
         write_deltalake(source, pa.table({"id": list(range(part * 100, part * 100 + 100)), "a": [1.0] * 100}), mode="append")
     model = save_function(tmp_path / "model", Noting(str(tmp_path / "notes"), seconds=2))
     done = subprocess.run(
-        [sys.executable, "-c", WORKER_KILLED, model, source, target, str(tmp_path / "notes")], capture_output=True, text=True, timeout=500
+        [sys.executable, "-c", WORKER_KILLED, model, source, target, str(tmp_path / "notes")],
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=False,
     )
     assert "400 rows scored" in done.stdout, done.stderr[-3000:]
     assert sorted(DeltaTable(target).to_pyarrow_table()["id"].to_pylist()) == list(range(400))
     live = {file.path for file in delta_files.snapshot(target).files}
     assert {str(path.relative_to(target)) for path in Path(target).rglob("*.parquet")} == live
+
+
+def test_a_big_estimators_arrays_are_mapped_and_it_predicts_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import numpy as np
+    from scoring_models import save_sklearn
+    from sklearn.neighbors import KNeighborsRegressor
+
+    from spark_tracking.scoring import mapped
+
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(mapped, "_BIG", 1 << 20)
+    features = pd.DataFrame(np.random.default_rng(3).random((50_000, 4)), columns=list("abcd"))
+    model = KNeighborsRegressor(algorithm="brute").fit(features, features["a"])
+    folder = save_sklearn(tmp_path / "model", model, features, features["a"])
+    loaded = worker.load(worker.ModelCopy("big", folder, None, "a model"))
+    assert "estimator" in Path("/proc/self/maps").read_text()
+    assert isinstance(loaded.get_raw_model()._fit_X, np.memmap)
+    assert np.array_equal(loaded.predict(features.head(10)), model.predict(features.head(10)))
