@@ -150,7 +150,9 @@ def native_method(model: Any, plan: Plan) -> Any:
 
 def to_frame(table: pa.Table) -> pd.DataFrame:
     """Arrow columns as pandas, by the rules of Spark's pandas UDFs: local times without zone, dates as objects, maps as dicts."""
-    frame = table.to_pandas(date_as_object=True, maps_as_pydicts="strict", coerce_temporal_nanoseconds=True, ignore_metadata=True)
+    frame = table.to_pandas(
+        date_as_object=True, integer_object_nulls=True, maps_as_pydicts="strict", coerce_temporal_nanoseconds=True, ignore_metadata=True
+    )
     for field in table.schema:
         if pa.types.is_timestamp(field.type) and field.type.tz:
             frame[field.name] = frame[field.name].dt.tz_localize(None)
