@@ -251,7 +251,8 @@ def test_a_search_through_spark_connect_logs_as_a_classic_one(lake_uri: str) -> 
         "grid = fan_out.combinations(spark, 6); run = mlflow.start_run(); rows = fan_out.search(grid, rounds=2).collect(); "
         "mlflow.end_run(); print('found', run.info.run_id, len({row.run_id for row in rows}), type(spark).__module__)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    environ = {**os.environ, "SPARK_TESTING": "1"}  # a free port instead of 15002
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environ)
     assert "pyspark.sql.connect" in done.stdout, done.stderr
     parent, count = done.stdout.split("found ")[1].split()[:2]
     mlflow.set_tracking_uri(lake_uri)
