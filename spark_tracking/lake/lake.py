@@ -79,6 +79,7 @@ class Lake:
         self._files = storage.of(uri.root)
         self._lock = threading.RLock()
         self._clock = Clock()
+        self._polled = 0.0  # when the last poll began
         self._journal = self._files.journal(config.DURABLE.get())
         self._view = self._load_view()
         self._background: Background | None = None
@@ -233,8 +234,9 @@ class Lake:
             LakeReadOnly, LakeError: nothing was stored.
         """
         blocks = [PackedBlock(b.run_id, b.model_id, pack_block(b)) for b in metrics]
+        arrived = time.monotonic()
         with self._lock:
-            if not polled:
+            if not polled and self._polled <= arrived:  # else another thread has looked since this call began
                 self._poll(bases=False)
             record = encode(self._clock.tick(), last_of_each(events), blocks)
             ticket = self._journal.own.append(record)
@@ -426,6 +428,7 @@ class Lake:
             return self._background
 
     def _poll(self, bases: bool = True) -> None:
+        self._polled = time.monotonic()
         try:
             self._view.poll(bases)
         except Gone:
