@@ -80,7 +80,7 @@ def _names(text: str | None) -> list[str] | None:
 
 
 def _show_history(target: str, as_json: bool) -> None:
-    from spark_tracking.scoring.history import history
+    from spark_tracking.scoring.commits import history
 
     try:
         commits = history(target)
