@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeout
 from typing import TYPE_CHECKING, Any
 
 from spark_tracking.cluster.doctor import examine
-from spark_tracking.cluster.findings import WARNING, Finding, Report
+from spark_tracking.cluster.findings import ERROR, WARNING, Finding, Report
 from spark_tracking.cluster.nodes import NodeReport, compare, node_reporter
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 _SPREAD_SECONDS = 0.4  # a task waits this long, so that the next one goes to another executor
+_ANSWER_SECONDS = 180
 
 
 def doctor(spark: SparkSession | None = None, *, read_only: bool = False) -> Report:
@@ -37,6 +41,7 @@ def session(master: str | None = None) -> SparkSession:
     from pyspark.sql import SparkSession
 
     builder = SparkSession.builder.appName("spark-tracking doctor").config("spark.ui.showConsoleProgress", "false")
+    builder = builder.config("spark.executor.memory", "512m")  # the default of 1g waits for ever on a cluster of small workers
     if master and master.startswith("sc://"):
         builder = builder.remote(master)
     elif master:
@@ -50,15 +55,39 @@ def _examine_executors(spark: SparkSession) -> list[Finding]:
     driver["environ"]["MLFLOW_TRACKING_URI"] = _tracking_uri()
     expected = _executors(spark)
     seen: dict[str, NodeReport] = {}
-    for tasks in (4, 16, 64):
-        seen |= {found["executor"]: found for found in _ask(spark, report, tasks * max(1, expected))}
-        if len(seen) >= expected:
-            break
+    try:
+        for tasks in (4, 16, 64):
+            seen |= {found["executor"]: found for found in _ask_in_time(spark, report, tasks * max(1, expected))}
+            if len(seen) >= expected:
+                break
+    except TimeoutError:
+        text = (
+            f"No executor answered within {_ANSWER_SECONDS} s: the cluster has no free resources, or its workers cannot reach this driver."
+        )
+        return [Finding(ERROR, "executors", text, "See the Spark master's page for free cores and memory, and the network between them.")]
     findings = list(compare(driver, seen))
     if len(seen) < expected:
         text = f"Only {len(seen)} of {expected} executors answered."
         findings.append(Finding(WARNING, "executors", text, "Run the doctor again while the cluster is idle."))
     return findings
+
+
+def _ask_in_time(spark: SparkSession, report: Any, tasks: int) -> list[NodeReport]:
+    """As `_ask`; a job that no executor takes up is given up, since the doctor must not hang where the cluster does."""
+    tag = f"spark-tracking-doctor-{uuid.uuid4().hex}"
+
+    def tagged() -> list[NodeReport]:
+        spark.addTag(tag)
+        return _ask(spark, report, tasks)
+
+    pool = ThreadPoolExecutor(1)
+    try:
+        return pool.submit(tagged).result(timeout=_ANSWER_SECONDS)
+    except FutureTimeout:
+        spark.interruptTag(tag)
+        raise TimeoutError from None
+    finally:
+        pool.shutdown(wait=False)
 
 
 def _ask(spark: SparkSession, report: Any, tasks: int) -> list[NodeReport]:

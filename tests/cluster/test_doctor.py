@@ -187,3 +187,15 @@ def test_a_session_has_its_executors_looked_at_too(spark: SparkSession, lake_uri
     assert finding.level == ERROR
     assert lake_uri in finding.text
     assert "executor_run" in finding.fix
+
+
+def test_a_cluster_that_takes_up_no_job_is_told_and_not_waited_for(
+    spark: SparkSession, lake_uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from spark_tracking.jobs import doctor as jobs
+
+    mlflow.set_tracking_uri(lake_uri)
+    monkeypatch.setattr(jobs, "_ANSWER_SECONDS", 0.01)
+    (finding,) = [found for found in jobs.doctor(spark, read_only=True).findings if found.subject == "executors"]
+    assert finding.level == ERROR
+    assert "free resources" in finding.text
