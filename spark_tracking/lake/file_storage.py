@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -11,6 +12,8 @@ from pathlib import Path
 
 from spark_tracking.lake.journal import Journal, explained, fsync_folder
 from spark_tracking.lake.storage import File
+
+WAIT_SECONDS = 30.0
 
 
 class FileStorage:
@@ -34,13 +37,7 @@ class FileStorage:
         except OSError as error:
             raise explained(error, Path(self.root)) from error
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            os.close(fd)
-            yield False
-            return
-        try:
-            yield True
+            yield _lock(fd, wait)
         finally:
             os.close(fd)
 
@@ -98,6 +95,21 @@ class FileStorage:
             _fsync(self._prefix + path)
         for folder in folders:
             fsync_folder(Path(self._prefix + folder))
+
+
+def _lock(fd: int, wait: bool) -> bool:
+    """Whether the lock was got. A leader that was stopped is passed by after a while, as nothing depends on the lock."""
+    deadline = time.monotonic() + WAIT_SECONDS
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if not wait:
+                return False
+            if time.monotonic() > deadline:
+                return True
+            time.sleep(0.005)
 
 
 def _fsync(path: str) -> None:

@@ -8,6 +8,7 @@ from contextlib import suppress
 import orjson
 import pyarrow as pa
 
+from spark_tracking.errors import Unavailable
 from spark_tracking.lake import storage
 from spark_tracking.lake.columns import event_rows, metric_rows
 from spark_tracking.lake.journal import writer_of
@@ -98,7 +99,7 @@ class Flusher:
             if log.version() % COMPACT_EVERY == 0:
                 compact(log)
             return True
-        raise Raced(f"'{log.spec.name}' was committed to by others {ATTEMPTS} times in a row")
+        raise Unavailable(f"Other processes flushed '{log.spec.name}' first {ATTEMPTS} times in a row; try again later.")
 
     def _unflushed(self, log: Table) -> dict[str, list[Record]]:
         """The records of each segment that `log` lacks, as of the version that the handle has.

@@ -17,6 +17,7 @@ from zlib import crc32
 
 import msgpack
 
+from spark_tracking.errors import InvalidInput
 from spark_tracking.lake.state import Event, MetricBlock
 
 LAST_MS = (2**63 - 1) // 1000
@@ -87,12 +88,27 @@ class Record:
     blocks: list[PackedBlock]
 
 
+def _pack(message: object) -> bytes:
+    """msgpack of a message.
+
+    Raises:
+        InvalidInput: a text in it cannot be stored.
+    """
+    try:
+        packed: bytes = msgpack.packb(message)
+        return packed
+    except UnicodeEncodeError as error:
+        raise InvalidInput(
+            f"The text {error.object!r:.80} has a character that is none (a lone surrogate at {error.start}); remove it."
+        ) from None
+
+
 def pack_block(block: MetricBlock) -> bytes:
     """The points of a block as bytes. Times beyond what a Delta timestamp holds are its last, or first, moment."""
     times = block.times
     if times and (max(times) > LAST_MS or min(times) < -LAST_MS):
         times = [min(max(time, -LAST_MS), LAST_MS) for time in times]
-    packed: bytes = msgpack.packb(
+    packed: bytes = _pack(
         [
             block.experiment_id,
             block.names,
@@ -117,7 +133,7 @@ def last_of_each(events: Sequence[Event]) -> list[Event]:
 
 def encode(hlc: int, events: Sequence[Event], blocks: Sequence[PackedBlock]) -> bytes:
     """One record, ready to be appended."""
-    payload: bytes = msgpack.packb([events, [(b.run_id, b.model_id, b.packed) for b in blocks]])
+    payload: bytes = _pack([events, [(b.run_id, b.model_id, b.packed) for b in blocks]])
     stamp = _STAMP.pack(hlc)
     return _HEADER.pack(_MAGIC, len(payload), crc32(payload, crc32(stamp)), hlc) + payload
 

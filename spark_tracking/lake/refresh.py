@@ -7,11 +7,12 @@ kind had no news needs no commit.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from spark_tracking.errors import Unavailable
 from spark_tracking.lake.columns import fold_rows
 from spark_tracking.lake.derived import DerivedTable
 from spark_tracking.lake.log import Gone, Raced, Table
@@ -39,18 +40,32 @@ class Refresher:
         self.tables = [DerivedTable(root, spec) for spec in sorted(DERIVED, key=lambda s: s.kind == "run")]
 
     def refresh(self) -> int:
-        """Fold all that the logs have; returns how many rows changed."""
+        """Fold all that the logs have; returns how many rows changed.
+
+        Raises:
+            Unavailable: others went on refreshing first.
+        """
+        return self._insist(self._refresh)
+
+    def rebuild(self) -> int:
+        """Fold the logs from their beginning and replace every derived table; returns how many things the logs know.
+
+        Raises:
+            Unavailable: others went on refreshing first.
+        """
+        return self._insist(self._rebuild)
+
+    def _insist(self, work: Callable[[], int]) -> int:
         for _ in range(ATTEMPTS):
             try:
-                return self._refresh()
+                return work()
             except Raced:
                 continue
             except Gone:
-                return self.rebuild()
-        raise Raced(f"others refreshed the tables {ATTEMPTS} times in a row")
+                work = self._rebuild
+        raise Unavailable(f"Other processes refreshed the lake's tables {ATTEMPTS} times in a row; try again later.")
 
-    def rebuild(self) -> int:
-        """Fold the logs from their beginning and replace every derived table."""
+    def _rebuild(self) -> int:
         until = {name: log.update() for name, log in self.logs.items()}
         entities = Folding()
         fold_rows(entities, self._whole(EVENTS_LOG.name), self.logs[METRICS_LOG.name].spec.schema.empty_table())
