@@ -245,7 +245,10 @@ def _parse_logged_model_filter(filter_string: str | None) -> list[Any]:
         from mlflow.utils.search_logged_model_utils import parse_filter_string
     except ImportError as error:  # MLflow's parser of these filters imports its SQL models
         raise _invalid(f"A filter on logged models needs the full mlflow package, not mlflow-skinny alone: {error}") from error
-    return cast("list[Any]", parse_filter_string(filter_string))
+    try:
+        return cast("list[Any]", parse_filter_string(filter_string))
+    except ValueError as error:  # of a number that is none
+        raise _invalid(f"Invalid filter string: {filter_string!r}. {error}") from error
 
 
 # -- registry ---------------------------------------------------------------------------------------------------
@@ -280,11 +283,19 @@ def model_versions_predicate(filter_string: str | None) -> str:
 
 def model_versions_order(order_by: Sequence[str] | None) -> list[str]:
     """The `search_model_versions` order: the last updated first, unless said otherwise; ties by name and version."""
-    parse: Any = SearchModelVersionUtils.parse_order_by_for_search_model_versions
-    parsed = [parse(c)[1:] for c in order_by or ("last_updated_timestamp DESC", "name ASC", "version_number DESC")]
+    parsed = [_version_order_key(c) for c in order_by or ("last_updated_timestamp DESC", "name ASC", "version_number DESC")]
     terms, seen = _registry_order([(_VERSION_COLUMNS.get(key, key), up) for key, up in parsed], order_by)
     ties = {"name": "name", "version": "version DESC"}
     return [*terms, *(term for column, term in ties.items() if column not in seen)]
+
+
+def _version_order_key(clause: str) -> tuple[str, bool]:
+    parse: Any = SearchModelVersionUtils.parse_order_by_for_search_model_versions
+    _, key, ascending = parse(clause)
+    valid = SearchModelVersionUtils.VALID_ORDER_BY_ATTRIBUTE_KEYS
+    if key not in valid:  # a tag's
+        raise _invalid(f"Invalid order by key '{key}' specified. Valid keys are {valid}")
+    return key, ascending
 
 
 def _registry_order(columns: Iterable[tuple[str, bool]], order_by: Sequence[str] | None) -> tuple[list[str], set[str]]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, RESOURCE_DOES_NOT_EXIST
+from mlflow.protos.databricks_pb2 import BAD_REQUEST, INVALID_PARAMETER_VALUE, RESOURCE_DOES_NOT_EXIST
 from mlflow.store.entities.paged_list import PagedList
 from mlflow.utils import time as mlflow_time
 from mlflow.utils.search_utils import SearchUtils
@@ -57,8 +57,22 @@ def attrs(kind: str, id: str, **values: str | int | None) -> list[Event]:
 
 
 def pairs(kind: str, id: str, field: str, items: Iterable[Any]) -> list[Event]:
-    """Events for MLflow's tags or params, anything with `key` and `value`."""
-    return [Event(kind, id, field, item.key, None if item.value is None else str(item.value)) for item in items]
+    """Events for MLflow's tags or params, anything with `key` and `value`. A tag without a value has an empty one."""
+    return [Event(kind, id, field, item.key, "" if item.value is None else str(item.value)) for item in items]
+
+
+def require_values(column: str, items: Iterable[Any]) -> None:
+    """Refuse what has no value, where MLflow's SQL store has no place for that.
+
+    Args:
+        column: the column of the SQL store, for its message.
+
+    Raises:
+        MlflowException: an item's value is None (BAD_REQUEST).
+    """
+    for item in items:
+        if item.value is None:
+            raise MlflowException(f"NOT NULL constraint failed: {column}. '{item.key}' needs a text, maybe an empty one.", BAD_REQUEST)
 
 
 def folded(kind: str, id: str, events: Iterable[Event]) -> Entity:

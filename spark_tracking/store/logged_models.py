@@ -23,10 +23,11 @@ from mlflow.utils.validation import _validate_logged_model_name
 from spark_tracking import entities, search
 from spark_tracking.lake import Entity, Event
 from spark_tracking.lake.state import ModelPoint
-from spark_tracking.store.base import attrs, drop_none, folded, invalid, new_id, not_found, now, pairs
+from spark_tracking.store.base import attrs, drop_none, folded, invalid, new_id, not_found, now, pairs, require_values
 from spark_tracking.store.metrics import Metrics
 
 KIND = "logged_model"
+_PARAM, _TAG = "logged_model_params.param_value", "logged_model_tags.tag_value"
 _ALIASES = {
     "creation_time": "creation_timestamp_ms",
     "creation_timestamp": "creation_timestamp_ms",
@@ -50,6 +51,8 @@ class LoggedModels(Metrics):
         """A new model of an active experiment, pending until it is finalized."""
         _validate_logged_model_name(name)
         experiment = self._active_experiment(experiment_id)
+        require_values(_PARAM, params or ())
+        require_values(_TAG, tags or ())
         model_id, time = f"m-{new_id()}", now()
         values: dict[str, Any] = {
             "created": time,
@@ -92,11 +95,13 @@ class LoggedModels(Metrics):
                     f"Changing param values is not allowed. Param with key='{param.key}' was already logged with "
                     f"value='{old[param.key]}' for logged model ID='{model_id}'. Attempted logging new value '{param.value}'."
                 )
+        require_values(_PARAM, params)
         self.lake.write(pairs(KIND, model_id, "param", params))
 
     def set_logged_model_tags(self, model_id: str, tags: list[LoggedModelTag]) -> None:
         """Set tags."""
         self._logged_model(model_id)
+        require_values(_TAG, tags)
         self.lake.write(pairs(KIND, model_id, "tag", tags))
 
     def delete_logged_model_tag(self, model_id: str, key: str) -> None:

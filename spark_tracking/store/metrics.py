@@ -98,7 +98,7 @@ class Metrics(Runs):
 
     def _history(self, run_id: str, key: str) -> pa.Table:
         """The points of one metric by time, step and value; none for a run that is not there (any more)."""
-        points = self.lake.metric_history(run_id, key)
+        points = self.lake.metric_history(run_id, key or "")  # to the lake, no name means all
         return points if points.num_rows and self.lake.get("run", run_id) else points.slice(0, 0)
 
     def _rows_by_step(self, run_id: str, key: str, start: int | None = None, end: int | None = None) -> list[Row]:

@@ -232,8 +232,8 @@ class ModelVersions(RegisteredModels):
         """Where the files of a source lie, and the run that it came from, if that is known."""
         if urllib.parse.urlparse(source).scheme != "models":
             return source, run_id
+        parsed: Any = _parse_model_uri(source)
         try:
-            parsed: Any = _parse_model_uri(source)
             if parsed.model_id is None:
                 return self.get_model_version_download_uri(parsed.name, parsed.version), run_id
             model = self._logged_model(parsed.model_id)

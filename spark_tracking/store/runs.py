@@ -36,7 +36,20 @@ from mlflow.utils.validation import _validate_dataset_inputs, _validate_param, _
 
 from spark_tracking import entities, search
 from spark_tracking.lake import Entity, Event
-from spark_tracking.store.base import attrs, check_time, drop_none, folded, invalid, new_id, not_found, now, offset_of, page, pairs
+from spark_tracking.store.base import (
+    attrs,
+    check_time,
+    drop_none,
+    folded,
+    invalid,
+    new_id,
+    not_found,
+    now,
+    offset_of,
+    page,
+    pairs,
+    require_values,
+)
 from spark_tracking.store.experiments import Experiments, check_max_results
 
 KIND = "run"
@@ -136,6 +149,7 @@ class Runs(Experiments):
         param = _validate_param(param.key, param.value)
         old = self._active_run(run_id).items("param").get(param.key)
         if old is None:
+            require_values("params.value", [param])
             self.lake.write(pairs(KIND, run_id, "param", [param]), polled=True)
         elif old != param.value:
             raise invalid(
@@ -248,7 +262,7 @@ class Runs(Experiments):
         """The events of a validated batch.
 
         Raises:
-            MlflowException: a param has another value already.
+            MlflowException: a param has another value already, or none.
         """
         if not params:
             return _tag_events(run.id, tags)
@@ -256,7 +270,9 @@ class Runs(Experiments):
         changed = [{"key": p.key, "old_value": old[p.key], "new_value": p.value} for p in params if old.get(p.key, p.value) != p.value]
         if changed:
             raise invalid(f"Changing param values is not allowed. Params were already logged='{changed}' for run ID='{run.id}'.")
-        return pairs(KIND, run.id, "param", (p for p in params if p.key not in old)) + _tag_events(run.id, tags)
+        new = [p for p in params if p.key not in old]
+        require_values("params.value", new)
+        return pairs(KIND, run.id, "param", new) + _tag_events(run.id, tags)
 
 
 def _tag_events(run_id: str, tags: Sequence[RunTag]) -> list[Event]:
