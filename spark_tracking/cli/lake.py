@@ -132,3 +132,23 @@ def purge(path: str, dry_run: bool, older_than_days: float | None) -> None:
     purged = purge_deleted(path, older_than_days, dry_run)
     for kind, ids in purged.items():
         click.echo(f"{kind:<26}{len(ids):>6} {'would go' if dry_run else 'purged'}")
+
+
+@lake.command()
+@_path
+@click.option("--catalog", help="The catalog; default: the session's current one.")
+@click.option("--schema", default="mlflow", show_default=True, help="The schema (database) that takes the tables.")
+def register(path: str, catalog: str | None, schema: str) -> None:
+    """Print SQL that makes the lake's tables visible in a Spark catalog, as external Delta tables.
+
+    \b
+    Example:
+      spark-tracking lake register ./lake --schema mlflow > register.sql && spark-sql -f register.sql
+    """
+    from spark_tracking.lake.tables import BY_NAME
+
+    root = Lake.open(path).uri.root.replace("'", "\\'")
+    home = ".".join(f"`{name.replace('`', '``')}`" for name in (catalog, schema) if name)
+    click.echo(f"CREATE SCHEMA IF NOT EXISTS {home};")
+    for name in BY_NAME:
+        click.echo(f"CREATE TABLE IF NOT EXISTS {home}.{name} USING DELTA LOCATION '{root}/{name}';")
