@@ -41,6 +41,12 @@ def open_reader(tracking_uri: str, *, requests_per_second: float | None = None) 
         from spark_tracking.readers.database import DatabaseReader
 
         return DatabaseReader(tracking_uri)
+    if scheme == "file" or "://" not in tracking_uri:
+        from spark_tracking.readers.folder import FolderReader, folder_of
+
+        folder = folder_of(tracking_uri)
+        if folder is not None:
+            return FolderReader(folder)
     from spark_tracking.readers.rest import RestReader
 
     return RestReader(tracking_uri, requests_per_second)

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 
 from spark_tracking.lake import Lake
 from spark_tracking.readers.base import Reader
+from spark_tracking.readers.folder import FolderReader
 from spark_tracking.readers.opening import DATABASES, open_reader
 from spark_tracking.readers.query import Query
 from spark_tracking.readers.schemas import TABLES
@@ -41,7 +42,15 @@ class Source:
         self.id = blake2b((name or known).encode(), digest_size=8).hexdigest()
         self.label = name or _label(known)
         scheme = uri.partition(":")[0].partition("+")[0].lower()
-        self._kind = "lake" if is_lake_uri(uri) else "database" if scheme in DATABASES else "rest"
+        self._kind = (
+            "lake"
+            if is_lake_uri(uri)
+            else "database"
+            if scheme in DATABASES
+            else "folder"
+            if isinstance(self.reader, FolderReader)
+            else "rest"
+        )
         self.counts = self._kind in ("lake", "database")
         self._requests_per_second = requests_per_second
 
@@ -73,6 +82,8 @@ class Source:
         schema = TABLES["run_metrics_history"].schema
         if not runs:
             return schema.empty_table()
+        if isinstance(self.reader, FolderReader):
+            return pa.Table.from_batches(self.reader.points_of(run["run_id"] for run in runs), schema)
         ids = ", ".join("'" + run["run_id"].replace("'", "\\'") + "'" for run in runs)
         options = {"experiment_ids": tuple({run["experiment_id"] for run in runs}), "filter": f"attributes.run_id IN ({ids})"}
         return pa.Table.from_batches(self.rows("run_metrics_history", **options), schema)
@@ -110,6 +121,8 @@ def _normalized(uri: str) -> str:
     if match:
         return f"sqlite:///{os.path.abspath(match.group(1))}"
     parts = urlsplit(uri)
+    if parts.scheme in ("", "file"):
+        return f"file://{os.path.abspath(parts.path)}"
     if not parts.hostname:
         return uri
     port = f":{parts.port}" if parts.port else ""
