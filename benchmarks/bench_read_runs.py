@@ -147,7 +147,8 @@ def make_database(uri: str, sizes: dict[str, int]) -> None:
     with sqlite3.connect(uri.removeprefix("sqlite:///")) as db:
         for experiment, id, start, metrics, params, tags in runs(sizes):
             db.execute(
-                "INSERT INTO runs (run_uuid, name, source_type, user_id, status, start_time, end_time, lifecycle_stage, artifact_uri, experiment_id) "
+                "INSERT INTO runs (run_uuid, name, source_type, user_id, status,"
+            " start_time, end_time, lifecycle_stage, artifact_uri, experiment_id) "
                 "VALUES (?, 'run', 'LOCAL', 'me', 'FINISHED', ?, ?, 'active', ?, ?)", (id, start, start + 500, f"/a/{id}", int(experiment)),
             )  # fmt: skip
             db.executemany("INSERT INTO params (key, value, run_uuid) VALUES (?, ?, ?)", [(k, v, id) for k, v in params.items()])

@@ -53,11 +53,7 @@ def points(count: int, start: int = 0) -> list[Metric]:
 
 def batch(folder: Path) -> list[Row]:
     """log_batch of 1,000 metrics, one client."""
-    per_call = []
-    for client, calls in zip(clients(folder), (20, 200)):
-        run = client.create_run("0").info.run_id
-        batches = iter([points(1000, i * 100) for i in range(calls)])
-        per_call.append(statistics.median(times(lambda: client.log_batch(run, metrics=next(batches)), calls)))
+    per_call = [_batch(client, calls) for client, calls in zip(clients(folder), (20, 200))]
     peer, ours = per_call
     return [
         Row("log_batch of 1,000 metrics", peer * 1e3, ours * 1e3, "ms", ">= 15x, aim 30x"),
@@ -65,13 +61,21 @@ def batch(folder: Path) -> list[Row]:
     ]
 
 
+def _batch(client: MlflowClient, calls: int) -> float:
+    run = client.create_run("0").info.run_id
+    batches = iter([points(1000, i * 100) for i in range(calls)])
+    return statistics.median(times(lambda: client.log_batch(run, metrics=next(batches)), calls))
+
+
+def _single(client: MlflowClient, calls: int) -> float:
+    run = client.create_run("0").info.run_id
+    steps = iter(range(calls))
+    return median(lambda: client.log_metric(run, "loss", 0.5, step=next(steps)), calls)
+
+
 def single(folder: Path) -> list[Row]:
     """log_metric one by one, synced to disk."""
-    per_call = []
-    for client, calls in zip(clients(folder), (300, 3000)):
-        run = client.create_run("0").info.run_id
-        steps = iter(range(calls))
-        per_call.append(median(lambda: client.log_metric(run, "loss", 0.5, step=next(steps)), calls))
+    per_call = [_single(client, calls) for client, calls in zip(clients(folder), (300, 3000))]
     with open(folder / "raw", "wb", buffering=0) as file:
 
         def append() -> None:

@@ -133,9 +133,9 @@ def failed_requests(browser: webdriver.Chrome) -> list[str]:
     for entry in browser.get_log("performance"):
         message = json.loads(entry["message"])["message"]
         response = message.get("params", {}).get("response", {})
-        if message["method"] == "Network.responseReceived" and response["status"] >= 400:
-            if not any(part in response["url"] for part in QUIET):
-                found.append(f"{response['status']} {response['url']}")
+        failed = message["method"] == "Network.responseReceived" and response["status"] >= 400
+        if failed and not any(part in response["url"] for part in QUIET):
+            found.append(f"{response['status']} {response['url']}")
     return found
 
 
