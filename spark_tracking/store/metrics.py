@@ -99,14 +99,20 @@ class Metrics(Runs):
     def _history(self, run_id: str, key: str) -> pa.Table:
         """The points of one metric by time, step and value; none for a run that is not there (any more)."""
         points = self.lake.metric_history(run_id, key or "")  # to the lake, no name means all
-        return points if points.num_rows and self.lake.get("run", run_id) else points.slice(0, 0)
+        if not (points.num_rows and self.lake.get("run", run_id)):
+            return points.slice(0, 0)
+        nan = pc.is_nan(points["metric_value"])
+        if not pc.any(nan).as_py():
+            return points
+        # NaN stands among points of one time and step where MLflow's SQL store has it: as 0 with a flag
+        by = points.select(["metric_time", "metric_step"]).append_column("value", pc.if_else(nan, 0.0, points["metric_value"]))
+        return points.take(pc.sort_indices(by, sort_keys=[(name, "ascending") for name in by.column_names]))
 
     def _rows_by_step(self, run_id: str, key: str, start: int | None = None, end: int | None = None) -> list[Row]:
         points = self._history(run_id, key)
         if start is not None and end is not None:
             steps = points["metric_step"]
             points = points.filter(pc.and_(pc.greater_equal(steps, start), pc.less_equal(steps, end)))
-        # NaN stands among equals where MLflow's SQL store has it: as 0 with a flag
         rows = [(s, t, 0.0 if math.isnan(v) else v, math.isnan(v)) for t, s, v in zip(*_columns(points))]
         return sorted(rows)
 

@@ -231,6 +231,30 @@ def test_metrics_keep_their_history_and_the_latest_point(on_both: Callable[[Scri
     on_both(script)
 
 
+def test_nan_stands_where_sql_has_it_among_points_of_one_time_and_step(on_both: Callable[[Script], None]) -> None:
+    def script(s: Any) -> None:
+        id = a_run(s).info.run_id
+        for time, step, value in (
+            (0, 0, 1.0),
+            (0, 0, math.nan),
+            (0, 0, -1.0),
+            (0, 1, math.nan),
+            (0, 1, 2.0),
+            (1, 0, math.nan),
+            (1, 0, -3.0),
+        ):
+            s.log_metric(id, Metric("m", value, time, step))
+        s.get_metric_history(id, "m")
+        page = s.get_metric_history(id, "m", 2)
+        s.get_metric_history(id, "m", 2, page.token)
+        s.get_metric_history_bulk([id], "m", 100)
+        s.get_metric_history_bulk_interval([id], "m", 4, None, None)
+        s.get_metric_history_bulk_interval_from_steps(id, "m", [0, 1], 100)
+        s.get_run(id)
+
+    on_both(script)
+
+
 def test_inputs_and_outputs_are_noted_once(on_both: Callable[[Script], None]) -> None:
     def dataset(name: str, digest: str, source: str = "s", tags: dict[str, str] | None = None) -> DatasetInput:
         return DatasetInput(Dataset(name, digest, "type", source, "schema", "profile"), [InputTag(k, v) for k, v in (tags or {}).items()])
