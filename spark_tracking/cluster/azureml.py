@@ -33,14 +33,14 @@ def credential(environ: Mapping[str, str] | None = None, **options: Any) -> Any:
     except ImportError:
         raise InvalidState("azure-identity is not installed. Install spark-tracking[azure] on every node.") from None
     environ = os.environ if environ is None else environ
-    tenant, client = environ.get("AZURE_TENANT_ID"), environ.get("AZURE_CLIENT_ID")
+    tenant, client = environ.get("AZURE_TENANT_ID", ""), environ.get("AZURE_CLIENT_ID", "")
     if secret := environ.get("AZURE_CLIENT_SECRET"):
         return identity.ClientSecretCredential(tenant, client, secret, **options)
     if certificate := environ.get("AZURE_CLIENT_CERTIFICATE_PATH"):
         return identity.CertificateCredential(tenant, client, certificate, **options)
     if token_file := environ.get("AZURE_FEDERATED_TOKEN_FILE"):
         return identity.WorkloadIdentityCredential(tenant_id=tenant, client_id=client, token_file_path=token_file, **options)
-    return identity.ManagedIdentityCredential(**({"client_id": client} if client else {}), **options)
+    return identity.ManagedIdentityCredential(client_id=client or None, **options)
 
 
 def token(scope: str = f"{RESOURCE_MANAGER}/.default", **options: Any) -> Any:
