@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 import pyarrow.compute as pc
+import pyarrow.dataset as ds
 from deltalake.exceptions import CommitFailedError
 
 from spark_tracking.lake.derived import FILE_BYTES, DerivedTable
-from spark_tracking.lake.log import WRITER_PROPERTIES, Table
+from spark_tracking.lake.log import WRITER_PROPERTIES, Raced, Table
 from spark_tracking.lake.tables import BY_NAME, EVENTS_LOG, METRICS_LOG, TableSpec
 
 LOG_FILE_BYTES = 64 * 1024 * 1024
@@ -77,19 +78,18 @@ def vacuum(table: Table, keep: timedelta, oldest_needed: int, dry_run: bool = Fa
 
 
 def drop_purged_rows(root: str) -> int:
-    """Remove the log rows of what was purged, except the tombstones; returns how many rows went."""
-    events = Table(root, EVENTS_LOG)
-    tombstones = events.select(pc.field("field") == "purge", ["kind", "id", "hlc"])
-    gone = {"run": "run_id", "logged_model": "model_id"}
+    """Remove the log rows of purged runs and logged models, except the tombstones; returns how many rows went."""
+    events, metrics = Table(root, EVENTS_LOG), Table(root, METRICS_LOG)
     removed = 0
-    by_kind: dict[str, list[str]] = {}
-    for kind, id in zip(tombstones["kind"].to_pylist(), tombstones["id"].to_pylist()):
-        by_kind.setdefault(kind, []).append(id)
-    for kind in gone.keys() & by_kind.keys():
-        for ids in _batches(sorted(set(by_kind[kind]))):
-            names = ", ".join("'" + id.replace("'", "''") + "'" for id in ids)
-            removed += _delete(events, f"kind = '{kind}' AND field != 'purge' AND id IN ({names})")
-            removed += _delete(Table(root, METRICS_LOG), f"{gone[kind]} IN ({names})") if kind == "run" else 0
+    for kind in ("run", "logged_model"):
+        of_kind = pc.field("kind") == kind
+        purged = events.select(of_kind & (pc.field("field") == "purge"), ["id"])["id"].unique().to_pylist()
+        for ids in _batches(sorted(purged)):
+            rest = of_kind & (pc.field("field") != "purge") & pc.field("id").isin(ids)
+            named = _names(ids)
+            removed += _delete(events, rest, f"kind = '{kind}' AND field != 'purge' AND id IN ({named})")
+            if kind == "run":
+                removed += _delete(metrics, pc.field("run_id").isin(ids), f"run_id IN ({named})")
     return removed
 
 
@@ -104,12 +104,24 @@ def info(root: str) -> list[TableInfo]:
     return found
 
 
-def _delete(table: Table, predicate: str) -> int:
+def _delete(table: Table, rows: ds.Expression, predicate: str) -> int:
+    """Delete the rows that satisfy both forms of one condition; a lost race is no error: the next time does it.
+
+    By an overwrite with nothing: delta-rs' own DELETE writes string views, in which pyarrow cannot compare.
+    """
     table.update()
-    try:
-        return int(table.delta.delete(predicate)["num_deleted_rows"])
-    except CommitFailedError:
+    count = table.dataset().count_rows(filter=rows)
+    if not count:
         return 0
+    try:
+        table.rewrite(table.spec.schema.empty_table(), predicate, [], LOG_FILE_BYTES)
+    except Raced:
+        return 0
+    return int(count)
+
+
+def _names(ids: Iterable[str]) -> str:
+    return ", ".join("'" + id.replace("'", "''") + "'" for id in ids)
 
 
 def _batches(ids: list[str]) -> Iterable[list[str]]:

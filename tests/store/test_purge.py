@@ -67,3 +67,21 @@ def test_purge_never_touches_artifacts_outside_the_experiments_location(tmp_path
     client.delete_run(run_id)
     assert CliRunner().invoke(main, ["lake", "purge", uri, "--older-than-days", "0"]).exit_code == 0
     assert (precious / "thesis.tex").read_text() == "years of work"
+
+
+def test_purge_goes_on_where_files_hold_other_runs_too(tmp_path: Path) -> None:
+    uri = f"delta://{tmp_path}/lake"
+    client = MlflowClient(uri, uri)
+    runs = [client.create_run("0").info.run_id for _ in range(6)]
+    for run_id in runs:
+        client.log_metric(run_id, "loss", 0.5)
+    lake = Lake.open(uri)
+    lake.settle()
+    lake.compact()
+    for doomed in (runs[1], runs[4]):
+        client.delete_run(doomed)
+        assert CliRunner().invoke(main, ["lake", "purge", uri, "--older-than-days", "0"]).exit_code == 0
+        lake.compact()
+    assert {run.info.run_id for run in client.search_runs(["0"])} == {runs[i] for i in (0, 2, 3, 5)}
+    assert lake.drop_purged() == 0
+    assert lake.check().ok
