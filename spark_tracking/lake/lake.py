@@ -13,6 +13,7 @@ from typing import cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from mlflow.utils.uri import append_to_uri_path
 
 from spark_tracking import config
 from spark_tracking.errors import LakeError, LakeReadOnly, NotFound
@@ -308,7 +309,7 @@ class Lake:
             return []
         now = str(milliseconds(self._clock.tick()))
         values = {"created": now, "updated": now, "name": "Default", "lifecycle_stage": "active", "last_id": "0"}
-        values["artifact_location"] = f"{artifact_root.rstrip('/')}/0"
+        values["artifact_location"] = append_to_uri_path(artifact_root, "0")
         return [Event("experiment", "0", "attr", key, value) for key, value in values.items()]
 
     # -- moving on ----------------------------------------------------------------------------------------------
