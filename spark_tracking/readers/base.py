@@ -54,17 +54,17 @@ class Reader(ABC):
 
     def read(self, query: Query, part: Range = EVERYTHING) -> Iterator[pa.RecordBatch]:
         """The rows of a resolved query whose key lies in `part`, as of now, in batches of bounded size."""
-        schema = query.spec.schema
+        asked = query.of(DERIVED.get(query.table, query.table))
+        schema = asked.spec.schema
+        # Cast at once: a lake's strings come as views, for which Arrow lacks half of its functions.
+        batches: Iterator[pa.RecordBatch] = (batch.select(schema.names).cast(schema) for batch in self._batches(asked, part))
         if query.table == "artifacts":
             from spark_tracking.readers.artifacts import list_artifacts
 
-            yield from list_artifacts(self._batches(query.of("runs_latest"), part))
-            return
-        source = DERIVED.get(query.table, query.table)
-        for batch in self._batches(query.of(source), part):
-            batch = explode_datasets(batch) if query.table == "datasets" else batch
-            if batch.num_rows:
-                yield batch.select(schema.names).cast(schema)
+            batches = list_artifacts(batches)
+        elif query.table == "datasets":
+            batches = map(explode_datasets, batches)
+        yield from (batch for batch in batches if batch.num_rows)
 
     @property
     @abstractmethod
@@ -102,7 +102,7 @@ class Reader(ABC):
 
 def explode_datasets(runs: pa.RecordBatch) -> pa.RecordBatch:
     """The rows of `datasets` that a batch of `runs_latest` holds."""
-    lists = runs.column("datasets").cast(pa.list_(pa.struct(list(DATASETS)[2:])))
+    lists = runs.column("datasets")
     structs = pc.list_flatten(lists)
     parents = pc.list_parent_indices(lists)
     columns = [runs.column(name).take(parents) for name in ("run_id", "experiment_id")]

@@ -30,7 +30,7 @@ PAGE_MODELS = 50
 EXPERIMENTS_PER_REQUEST = 100
 PARTS = 8
 AT_ONCE = 4
-PROBES = 24
+PROBES = 12
 _VIEWS = {"active_only": "ACTIVE_ONLY", "deleted_only": "DELETED_ONLY", "all": "ALL"}
 
 
@@ -98,7 +98,8 @@ class RestReader(Reader):
                 add(low, high, density)
                 break
             found = look(middle, high)
-            add(low, middle, density)
+            before = self._search(query, low, middle, 1, "DESC")  # the cell ends where its runs do, however long the gap
+            add(low, _start(before[0]) + 1 if before else middle, density)
             if found:
                 add(found[0], high, found[1])
         cells.sort(key=lambda cell: cell[1])

@@ -9,7 +9,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import mlflow
@@ -112,6 +112,12 @@ def lake_with_history(tmp_path_factory: pytest.TempPathFactory) -> str:
     uri = f"delta://{root / 'lake'}"
     write_history(uri, root)
     return uri
+
+
+@pytest.fixture(scope="session")
+def serve() -> Callable[[str, Path], AbstractContextManager[str]]:
+    """What starts `mlflow server`: backend URI and log file in, URL out."""
+    return mlflow_server
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,9 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,6 +21,8 @@ from spark_tracking.errors import InvalidInput, InvalidUri, PermissionRefused, U
 from spark_tracking.readers import open_reader, rest, rest_http
 from spark_tracking.readers.query import Query
 
+Serve = Callable[[str, Path], AbstractContextManager[str]]
+Serve = Callable[[str, Path], AbstractContextManager[str]]
 Fault = Callable[[BaseHTTPRequestHandler], bool]
 
 
@@ -67,6 +71,21 @@ class Proxy:
     def close(self) -> None:
         self._server.shutdown()
         self._server.server_close()
+
+
+@pytest.fixture(scope="module")
+def own_server(tmp_path_factory: pytest.TempPathFactory, serve: Serve) -> Iterator[str]:
+    """A server for the tests that write."""
+    folder = tmp_path_factory.mktemp("own")
+    with serve(f"sqlite:///{folder / 'mlflow.db'}", folder / "log") as url:
+        yield url
+
+
+@pytest.fixture
+def own_proxy(own_server: str) -> Iterator[Proxy]:
+    proxy = Proxy(own_server)
+    yield proxy
+    proxy.close()
 
 
 @pytest.fixture
@@ -142,47 +161,47 @@ def test_what_no_reader_knows_is_refused_with_what_is_known() -> None:
         read("runs", tracking_uri="file:///tmp/mlruns")
 
 
-def test_pages_are_complete_and_distinct_while_runs_come_and_go(server_uri: str, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pages_are_complete_and_distinct_while_runs_come_and_go(own_server: str, own_proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rest, "PAGE_RUNS", 3)
-    client = MlflowClient(server_uri)
+    client = MlflowClient(own_server)
     experiment = client.create_experiment(f"pages {time.time()}")
     ids = [client.create_run(experiment, start_time=1000 + i // 5).info.run_id for i in range(20)]  # five start together
     doomed = ids[0:4]
 
     def meanwhile(handler: BaseHTTPRequestHandler) -> bool:
-        if handler.path.endswith("runs/search") and doomed and len(proxy.times) > 2:
+        if handler.path.endswith("runs/search") and doomed and len(own_proxy.times) > 2:
             client.delete_run(doomed.pop())
             client.create_run(experiment, start_time=1001)
         return False
 
-    proxy.fault = meanwhile
+    own_proxy.fault = meanwhile
     query = Query("runs", experiment_ids=(experiment,), ordered=False)
-    found = [id for batch in open_reader(proxy.url).read(query, rest.Range(None, 10_000)) for id in batch["run_id"].to_pylist()]
+    found = [id for batch in open_reader(own_proxy.url).read(query, rest.Range(None, 10_000)) for id in batch["run_id"].to_pylist()]
     assert len(found) == len(set(found))
     assert set(ids[4:]) <= set(found)
     assert not doomed
 
 
-def test_a_history_longer_than_a_page_is_whole(server_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_history_longer_than_a_page_is_whole(own_server: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rest, "PAGE_POINTS", 100)
-    client = MlflowClient(server_uri)
+    client = MlflowClient(own_server)
     experiment = client.create_experiment(f"long {time.time()}")
     run = client.create_run(experiment)
     client.log_batch(run.info.run_id, [Metric("loss", i / 7, 1000 + i, i) for i in range(950)])
-    history = read("run_metrics_history", tracking_uri=server_uri, experiment_ids=[experiment]).read_all()
+    history = read("run_metrics_history", tracking_uri=own_server, experiment_ids=[experiment]).read_all()
     assert history["metric_step"].to_pylist() == list(range(950))
 
 
-def test_parts_by_time_are_of_like_size_when_most_runs_come_in_a_burst(server_uri: str) -> None:
-    client = MlflowClient(server_uri)
+def test_parts_by_time_are_of_like_size_when_most_runs_come_in_a_burst(own_server: str) -> None:
+    client = MlflowClient(own_server)
     experiment = client.create_experiment(f"burst {time.time()}")
     year = 365 * 86_400_000
-    for start in [0, year, *range(2 * year, 2 * year + 60)]:
+    for start in [1, year, *range(2 * year, 2 * year + 60), 50 * year]:
         client.create_run(experiment, start_time=start)
-    reader = open_reader(server_uri)
+    reader = open_reader(own_server)
     query = Query("runs", experiment_ids=(experiment,), ordered=False)
     sizes = [sum(batch.num_rows for batch in reader.read(query, part)) for part in reader.split(query, 4)]
-    assert sum(sizes) == 62
+    assert sum(sizes) == 63
     assert max(sizes) <= 31
 
 

@@ -120,6 +120,7 @@ def session(mode: str, python: str = sys.executable):
         os.environ["SPARK_HOME"] = os.path.dirname(pyspark.__file__)
         builder = builder.master("local-cluster[2,1,1024]")
     elif mode == "connect":  # the server is a process of its own
+        os.environ["SPARK_TESTING"] = "1"  # a free port instead of 15002
         builder = builder.remote("local[2]")
     else:
         builder = builder.master("local[2]")
