@@ -177,7 +177,7 @@ class _SqlAlchemy:
             sql = sql.replace("%", "%%")  # such drivers look for their parameters even where there are none
         result = self._connection.execution_options(stream_results=True).exec_driver_sql(sql)
         while found := result.fetchmany(min(rows, BATCH_ROWS)):
-            columns = [pa.array(column, field.type) for column, field in zip(zip(*found), schema)]
+            columns = [pa.array(column).cast(field.type) for column, field in zip(zip(*found), schema)]
             yield pa.RecordBatch.from_arrays(columns, schema=schema)
 
     def begin(self) -> None:
