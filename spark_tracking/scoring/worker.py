@@ -29,6 +29,9 @@ _KEPT_DAYS = 7.0  # a node's copies that nothing loaded for so long make room
 _models: OrderedDict[tuple[str, str], Any] = OrderedDict()
 _lock = threading.Lock()
 
+_SAFELY: dict[str, Any] = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
+"""Members that would leave the folder are refused, by Pythons that know how (3.10.12, 3.11.4 and newer); the archive is ours."""
+
 
 @dataclass(frozen=True)
 class ModelCopy:
@@ -92,7 +95,7 @@ def unpacked(copy: ModelCopy) -> Path:
             partial = home / f"{copy.digest}.{os.getpid()}.partial"
             shutil.rmtree(partial, ignore_errors=True)
             with tarfile.open(SparkFiles.get(copy.archive)) as archive:
-                archive.extractall(partial, filter="data")
+                archive.extractall(partial, **_SAFELY)
             partial.rename(target)
         os.utime(target)
     return target

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -32,7 +33,11 @@ def regressor(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="session")
 def registry_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """One tracking server's database for the test run, with the registered model `wine`, versions 1 and 2."""
+    """One tracking server's database for the test run, with the registered model `wine`, versions 1 and 2.
+
+    Leaves nothing set: what a fixture of the whole run sets, every later test would find.
+    """
+    before = dict(os.environ)
     folder = tmp_path_factory.mktemp("server")
     uri = f"sqlite:///{folder}/mlflow.db"
     mlflow.set_tracking_uri(uri)
@@ -48,6 +53,11 @@ def registry_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
                 serialization_format="cloudpickle",
                 registered_model_name="wine",
             )
+    mlflow.set_tracking_uri(None)
+    mlflow.tracking.fluent._active_experiment_id = None
+    for name in os.environ.keys() - before.keys():
+        del os.environ[name]
+    os.environ.update(before)
     return uri
 
 
