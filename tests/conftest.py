@@ -27,12 +27,15 @@ os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 def isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Each test starts in a folder of its own with MLflow as a new process has it, and leaves nothing set behind."""
     import mlflow
+    from mlflow.utils.autologging_utils import autologging_is_disabled
 
     monkeypatch.chdir(tmp_path)
     before = dict(os.environ)
     yield
     while mlflow.active_run():
         mlflow.end_run("KILLED")
+    if not autologging_is_disabled("sklearn"):
+        mlflow.sklearn.autolog(disable=True)
     mlflow.set_tracking_uri(None)
     mlflow.set_registry_uri(None)
     mlflow.tracking.fluent._active_experiment_id = None
