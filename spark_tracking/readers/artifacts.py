@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pyarrow as pa
 
@@ -30,13 +31,15 @@ def _files(uri: str | None) -> list[tuple[str, int | None]]:
         return []
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-    repository = get_artifact_repository(uri)
-    files: list[tuple[str, int | None]] = []
+    return sorted(walk(get_artifact_repository(uri)))
+
+
+def walk(repository: Any) -> Iterator[tuple[str, int | None]]:
+    """Path and size of each file of an MLflow artifact repository."""
     folders: list[str | None] = [None]
     while folders:
         for info in repository.list_artifacts(folders.pop()):
             if info.is_dir:
                 folders.append(info.path)
             else:
-                files.append((info.path, info.file_size))
-    return sorted(files)
+                yield info.path, info.file_size

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from spark_tracking.errors import Unavailable
+from spark_tracking.readers.artifacts import walk
 
 _CHUNK = 1 << 20
 
@@ -32,16 +33,16 @@ def copy(source: str, target: str) -> Copied:
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
     theirs, ours = get_artifact_repository(source), get_artifact_repository(target)
-    wanted = _files(theirs)
+    wanted = dict(walk(theirs))
     if not wanted:
         return Copied()
-    there = _files(ours)
+    there = dict(walk(ours))
     missing = [path for path, size in wanted.items() if not _is_there(source, target, path, size, there)]
     total = 0
     for path in missing:
         total += _copy_file(theirs, ours, target, path)
     if missing:
-        arrived = _files(ours)
+        arrived = dict(walk(ours))
         for path in missing:
             if wanted[path] is not None and arrived.get(path) != wanted[path]:
                 raise Unavailable(
@@ -69,18 +70,6 @@ def _is_there(source: str, target: str, path: str, size: int | None, there: dict
         return False
     one, two = _local(source, path), _local(target, path)
     return one is None or two is None or _checksum(one) == _checksum(two)
-
-
-def _files(repository: Any) -> dict[str, int | None]:
-    files: dict[str, int | None] = {}
-    folders: list[str | None] = [None]
-    while folders:
-        for info in repository.list_artifacts(folders.pop()):
-            if info.is_dir:
-                folders.append(info.path)
-            else:
-                files[info.path] = info.file_size
-    return files
 
 
 def _local(root: str, path: str) -> Path | None:
