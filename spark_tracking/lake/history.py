@@ -43,15 +43,34 @@ def at_version(root: str, spec: TableSpec, version: int) -> Query:
 
 def with_journals(files: Storage, spec: TableSpec) -> pa.Table:
     """A log with what journals hold beyond it: for a root where it cannot be flushed."""
+    log = Table(files.root, spec)
+    pending = _journal_rows(files, log)
+    return pa.concat_tables([log.select(None), pending])
+
+
+def _journal_rows(files: Storage, log: Table) -> pa.Table:
+    """What the journals hold beyond a log, which is brought to its newest version after them, so that nothing is missed."""
     journal = files.journal()
     found = [(segment, record) for segment in journal.segments() for record in journal.read(segment, 0) or ()]
-    log = Table(files.root, spec)
+    log.update()
     pairs = [(writer_of(segment), record) for segment, record in found if record.end > (log.transaction(segment) or 0)]
-    return pa.concat_tables([log.select(None), event_rows(pairs) if spec is EVENTS_LOG else metric_rows(pairs)])
+    return event_rows(pairs) if log.spec is EVENTS_LOG else metric_rows(pairs)
 
 
-def as_of(root: str, spec: TableSpec, when: datetime) -> Query:
-    """A table with what had happened by `when` (inclusive; a time without a zone is UTC), folded from the logs.
+def clock_after(when: datetime) -> int:
+    """The first clock (`hlc`) behind a time; one without a zone is UTC.
+
+    Raises:
+        InvalidInput: `when` is not a time.
+    """
+    if not isinstance(when, datetime):
+        raise InvalidInput(f"as_of='{when}' is not a time; give a datetime.datetime.")
+    when = when if when.tzinfo else when.replace(tzinfo=timezone.utc)
+    return from_milliseconds(int(when.timestamp() * 1000) + 1)
+
+
+def as_of(files: Storage, spec: TableSpec, when: datetime) -> Query:
+    """A derived table with what had happened by `when` (inclusive; a time without a zone is UTC), folded from journals and logs.
 
     Costs a read of the logs up to then, once.
 
@@ -60,17 +79,12 @@ def as_of(root: str, spec: TableSpec, when: datetime) -> Query:
     """
     from spark_tracking.lake.query import Query
 
-    if not isinstance(when, datetime):
-        raise InvalidInput(f"as_of='{when}' is not a time; give a datetime.datetime.")
-    when = when if when.tzinfo else when.replace(tzinfo=timezone.utc)
-    until = pc.field("hlc") < pa.scalar(from_milliseconds(int(when.timestamp() * 1000) + 1), pa.int64())
-    events, metrics = Table(root, EVENTS_LOG), Table(root, METRICS_LOG)
-    if not spec.kind:
-        log = events if spec is EVENTS_LOG else metrics
-        return Query.of(log.select(until)).distinct_points(None) if log is metrics else Query.of(log.select(until))
-    known = events.select((pc.field("kind") == spec.kind) & until)
+    until = pc.field("hlc") < pa.scalar(clock_after(when), pa.int64())
+    events, metrics = Table(files.root, EVENTS_LOG), Table(files.root, METRICS_LOG)
+    pending = [_journal_rows(files, log).filter(until) for log in (events, metrics)]
+    of_kind = pc.field("kind") == spec.kind
     entities = Folding()
-    fold_rows(entities, known, METRICS_LOG.schema.empty_table())
+    fold_rows(entities, pa.concat_tables([pending[0].filter(of_kind), events.select(of_kind & until)]), pending[1])
     if spec.kind in ("run", "logged_model"):
         for batch in metrics.batches(until):
             fold_rows(entities, EVENTS_LOG.schema.empty_table(), batch)

@@ -184,14 +184,15 @@ class Lake:
 
         spec = _spec(table)
         names = list(columns or (name for name in spec.schema.names if name != STATE.name))
-        if as_of is not None:
-            self.flush()
-            return history.as_of(self.uri.root, spec, as_of).run(names, where)
         if version is not None:
             return history.at_version(self.uri.root, spec, version).run(names, where)
         if spec.kind:
+            if as_of is not None:
+                return history.as_of(self._files, spec, as_of).run(names, where)
             with self._lock:
                 return self._select(spec.kind, names, where)
+        if as_of is not None:
+            where = f"{f'({where}) AND ' if where else ''}hlc < {history.clock_after(as_of)}"
         try:
             self.flush()
             points = query.Query.of(maintain.open_table(self.uri.root, spec).delta)
@@ -346,6 +347,7 @@ class Lake:
 
     def compact(self) -> dict[str, int]:
         """Merge small files; by table, how many went into larger ones. Safe beside writers."""
+        self.settle()
         return {spec.name: maintain.compact(maintain.open_table(self.uri.root, spec)) for spec in BY_NAME.values()}
 
     def vacuum(self, keep: timedelta = maintain.KEEP, dry_run: bool = False, orphans: bool = True) -> dict[str, list[str]]:
