@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pytest
 from deltalake import DeltaTable
 
 from spark_tracking.lake import Event, Lake
+from spark_tracking.lake.tables import BY_NAME
 from tests.lake.making import START, param, points, run_created, tag
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
 
 # https://docs.databricks.com/aws/en/admin/system-tables/mlflow
 SYSTEM_MLFLOW = {
@@ -61,3 +66,38 @@ def test_duckdb_reads_the_files_of_a_version(filled: Lake) -> None:
     assert duckdb.sql(sql).fetchall() == [("r1", 0.9)]
     columns = [row[0] for row in duckdb.sql("DESCRIBE SELECT * FROM runs").fetchall()]
     assert columns[: len(COLUMNS["runs_latest"])] == COLUMNS["runs_latest"]
+
+
+def test_spark_reads_the_system_columns_in_their_types_and_the_rows_of_delta_rs(filled: Lake, spark: SparkSession) -> None:
+    for table, text in SYSTEM_MLFLOW.items():
+        frame = spark.read.format("delta").load(f"{filled.uri.root}/{table}")
+        expected = " ".join(text.split()).replace(", ", ",").split(",")
+        columns = ",".join(f"{field.name} {field.dataType.simpleString()}" for field in frame.schema.fields)
+        assert columns.startswith(",".join(expected))
+    for table in BY_NAME:
+        path = f"{filled.uri.root}/{table}"
+        stored = DeltaTable(path).to_pyarrow_table()
+        frame = spark.read.format("delta").load(path)
+        assert frame.columns == stored.column_names
+        assert sorted(map(repr, rows_of(frame.toArrow()))) == sorted(map(repr, rows_of(stored)))
+
+
+def rows_of(table: pa.Table) -> list[dict[str, object]]:
+    return table.drop(["state"] if "state" in table.column_names else []).to_pylist()
+
+
+def test_a_raw_reader_sees_all_of_a_call_in_a_table_or_nothing(lake: Lake, spark: SparkSession) -> None:
+    """A call's points come into `run_metrics_history` by one commit, whatever is flushed beside them."""
+    table = f"{lake.uri.root}/run_metrics_history"
+    lake.write(run_created("r1"))
+    for call in range(6):
+        lake.write((), [points("r1", f"call{call}", *range(50))])
+        if call % 2:
+            lake.flush()
+    for version in range(DeltaTable(table).version() + 1):
+        frame = spark.read.format("delta").option("versionAsOf", version).load(table)
+        counts = [row["count"] for row in frame.groupBy("metric_name").count().collect()]
+        assert set(counts) <= {50}
+    assert len(counts) == 6
+    lake.compact()
+    assert spark.read.format("delta").load(table).count() == 300
