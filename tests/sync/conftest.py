@@ -71,10 +71,13 @@ def shown(uri: str) -> dict[str, Any]:
         }
     models = {m.model_id: _model(m, names) for m in client.search_logged_models(list(names))}
     versions = {
-        (v.name, int(v.version)): (v.source, v.run_id, v.current_stage, v.description, v.tags, sorted(v.aliases), v.creation_timestamp)
+        (v.name, int(v.version)): (v.source, v.run_id, v.current_stage, v.description, v.tags, v.creation_timestamp)
         for v in client.search_model_versions("")
     }
-    registered = {m.name: (m.description, m.tags, m.aliases, m.creation_timestamp) for m in client.search_registered_models()}
+    registered = {  # numbers of aliases are text in some stores
+        m.name: (m.description, m.tags, {alias: int(number) for alias, number in m.aliases.items()}, m.creation_timestamp)
+        for m in client.search_registered_models()
+    }
     experiments = {
         e.name: (e.lifecycle_stage, e.tags, e.creation_time) for e in client.search_experiments(view_type=3) if e.name != "Default"
     }
