@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from hashlib import blake2b
-from itertools import accumulate, chain
+from itertools import accumulate, chain, islice
 from typing import Any
 
 import pyarrow as pa
@@ -18,6 +18,7 @@ from spark_tracking.lake.tables import EVENTS, RUN_METRICS_HISTORY, TIME
 
 _IN_COLUMNS_BYTES = 8192
 """Packed points beyond this size (some 300) are folded by Arrow rather than one by one."""
+_PIECE = 4096
 _Column = Any  # pyarrow.Array or ChunkedArray, which have no types
 
 
@@ -48,7 +49,7 @@ def metric_rows(records: Iterable[tuple[str, Record]]) -> pa.Table:
 
     names, values, times, steps = _points([raw for _, _, raw in blocks])
     hlc = spread((stamp for stamp, _, _ in blocks), pa.int64())
-    series = pa.array(chain.from_iterable(_series_of(block, raw.names) for _, block, raw in blocks), pa.uint64())
+    series = _array(chain.from_iterable(_series_of(block, raw.names) for _, block, raw in blocks), pa.uint64())
     columns = {
         "account_id": pa.nulls(total, pa.string()),
         "insert_time": _wall_time(hlc),
@@ -127,7 +128,7 @@ def _fold(runs: _Column, names: _Column, steps: _Column, times: _Column, values:
 
 def _points(blocks: Sequence[RawBlock]) -> tuple[pa.Array, pa.Array, pa.Array, pa.Array]:
     """Names, values, times (ms) and steps of all points of the blocks."""
-    names = pa.array(chain.from_iterable(raw.names for raw in blocks), pa.string())
+    names = _array(chain.from_iterable(raw.names for raw in blocks), pa.string())
 
     def numbers(packed: Iterable[bytes], type_: pa.DataType) -> pa.Array:
         return pa.Array.from_buffers(type_, len(names), [None, pa.py_buffer(b"".join(packed))])
@@ -163,9 +164,54 @@ def fold_rows(entities: dict[tuple[str, str], Entity], events: pa.Table, metrics
             entity.fold_points([(point, value)])
 
 
+def distinct_points(points: pa.Table, owners: Sequence[str]) -> pa.Table:
+    """Points, each once, ordered by the `owners`, time, step and value (NaN last).
+
+    Args:
+        owners: the text columns that tell apart whose points they are.
+    """
+    if points.num_rows < 2:
+        return points
+    numbers = ("metric_time", "metric_step", "metric_value", "record_id")
+    keys = pa.table({**{name: _ranks(points[name]) for name in owners}, **{name: points[name] for name in numbers}})
+    indices = pc.sort_indices(keys, sort_keys=[(name, "ascending") for name in keys.column_names[:-1]])
+    ordered = keys.take(indices)
+    repeated = None
+    for name in (*owners, "metric_step", "record_id"):
+        column = ordered[name].combine_chunks()
+        same = pc.equal(column.slice(1), column.slice(0, len(column) - 1))
+        repeated = same if repeated is None else pc.and_(repeated, same)
+    first = pa.concat_arrays([pa.array([True]), pc.invert(repeated)])
+    return points.take(indices.filter(first))
+
+
+def _ranks(texts: _Column) -> pa.Array:
+    """The place of each text among the distinct ones, which sorts faster than texts."""
+    texts = texts.combine_chunks()
+    distinct = pc.unique(texts)
+    order = pc.array_sort_indices(distinct).to_pylist()
+    return pa.array(sorted(range(len(order)), key=order.__getitem__), pa.int32()).take(pc.index_in(texts, distinct))
+
+
+def among(column: str, values: Sequence[str]) -> pc.Expression:
+    """The filter that a column is one of these texts; with its range, by which files' statistics rule them out."""
+    field = pc.field(column)
+    if len(values) == 1:
+        return field == values[0]
+    return (field >= min(values)) & (field <= max(values)) & field.isin(list(values))
+
+
 def _series_of(block: PackedBlock, names: list[str]) -> list[int]:
     hashes = {name: _series(block.run_id, name, block.model_id) for name in set(names)}
     return [hashes[name] for name in names]
+
+
+def _array(values: Iterable[object], type_: pa.DataType) -> pa.Array:
+    """An array made piece by piece: pyarrow holds Python's lock meanwhile, half a second for a million texts, and a writer waits."""
+    values, parts = iter(values), [pa.array([], type_)]
+    while piece := list(islice(values, _PIECE)):
+        parts.append(pa.array(piece, type_))
+    return pa.concat_arrays(parts)
 
 
 @lru_cache(maxsize=65536)

@@ -22,6 +22,7 @@ class DerivedTable(Table):
     def __init__(self, root: str, spec: TableSpec) -> None:
         super().__init__(root, spec)
         self._watermarks: dict[str, int] | None = None
+        self._greatest: tuple[int, str | None] | None = None
 
     def update(self) -> int:
         """Bring the handle to the newest version; returns it."""
@@ -42,13 +43,24 @@ class DerivedTable(Table):
 
     def lookup(self, ids: Collection[str]) -> dict[str, Entity]:
         """The entities with these ids that have a row."""
+        greatest = self._greatest_key()
+        ids = [id for id in ids if greatest is None or id <= greatest]
         if not ids:
             return {}
         key = self.spec.key
-        wanted = pc.field(key) == next(iter(ids)) if len(ids) == 1 else pc.field(key).isin(list(ids))
+        wanted = pc.field(key) == ids[0] if len(ids) == 1 else pc.field(key).isin(ids)
         found = self.select(wanted, [key, "state"])
         pairs = zip(found[key].to_pylist(), found["state"].to_pylist())
         return {id: Entity.unpack(self.spec.kind, id, state) for id, state in pairs}
+
+    def _greatest_key(self) -> str | None:
+        """No row's key is greater, by the files' statistics (None: unknown). New runs' ids are, so that no file is opened for them."""
+        version = self.version()
+        if self._greatest is None or self._greatest[0] != version:
+            files, name = self.files(), f"max.{self.spec.key}"
+            keys = files[name].to_pylist() if name in files.column_names else [None] * files.num_rows
+            self._greatest = version, None if None in keys else max(keys, default="")
+        return self._greatest[1]
 
     def write(self, entities: Iterable[Entity], stored: Collection[str], watermarks: dict[str, int]) -> None:
         """Put the entities' rows in place of those with the ids `stored`, covering the logs up to `watermarks`.
