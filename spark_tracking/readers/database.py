@@ -338,6 +338,8 @@ class DatabaseReader(Reader):
             yield f"r.experiment_id IN ({', '.join(ids)})" if ids else "1 = 0"
         if query.view_type != "all":
             yield f"r.lifecycle_stage IN ({', '.join(map(self._db.text, query.lifecycle_stages))})"
+        if kind == "runs" and query.run_ids is not None:
+            yield f"r.run_uuid IN ({', '.join(map(self._db.text, query.run_ids)) or 'NULL'})"
         if kind == "runs":
             ends = ((">=", query.start_after), ("<", query.start_before))
             yield from (f"r.start_time {sign} {ms}" for sign, ms in ends if ms is not None)

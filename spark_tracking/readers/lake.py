@@ -105,6 +105,8 @@ def _conditions(query: Query, part: Range) -> Iterator[str]:
     columns = query.spec.schema.names
     if query.experiment_ids is not None and "experiment_id" in columns:
         yield search.one_of("experiment_id", query.experiment_ids)
+    if query.run_ids is not None and "run_id" in columns:
+        yield search.one_of("run_id", query.run_ids)
     if "lifecycle_stage" in columns and query.view_type != "all":
         yield search.one_of("lifecycle_stage", query.lifecycle_stages)
     if "start_time" in columns:

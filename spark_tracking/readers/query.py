@@ -47,6 +47,7 @@ class Query:
         table: the table's name.
         experiment_ids: only of these experiments; None is all.
         experiment_names: the same by name; `Reader.resolve` turns them into ids.
+        run_ids: only of these runs, where the reader is of a lake or database; None is all. For many, quicker than a filter.
         filter: MLflow's filter language, over what the table's `filter` says.
         view_type: `active_only`, `deleted_only` or `all`.
         start_after, start_before: only runs that started at or after / before, in milliseconds since 1970.
@@ -65,6 +66,7 @@ class Query:
     version: int | None = None
     timestamp: int | None = None
     ordered: bool = True
+    run_ids: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         table_of(self.table)

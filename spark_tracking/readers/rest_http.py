@@ -6,6 +6,7 @@ All readers of a process share one rate limit per server. It obeys `Retry-After`
 
 from __future__ import annotations
 
+import json
 import logging
 import random
 import threading
@@ -73,6 +74,10 @@ class Http:
         """POST a search, which changes nothing, so that it can be repeated."""
         return self._call("POST", path, {"json": {k: v for k, v in body.items() if v is not None}}, attempts)
 
+    def send(self, method: str, path: str, body: Mapping[str, Any], attempts: int = ATTEMPTS) -> Any:
+        """Any request with a JSON body; only one whose repetition changes nothing may have several attempts."""
+        return self._call(method, path, {"json": body}, attempts)
+
     def _call(self, method: str, path: str, arguments: Mapping[str, Any], attempts: int = ATTEMPTS) -> Any:
         reason = ""
         for attempt in range(attempts):
@@ -80,7 +85,7 @@ class Http:
             try:
                 response = http_request(
                     self._credentials(),
-                    f"/api/2.0/mlflow/{path}",
+                    path if path.startswith("/") else f"/api/2.0/mlflow/{path}",
                     method,
                     max_retries=0,
                     raise_on_status=False,
@@ -93,12 +98,15 @@ class Http:
                 reason = redact(str(error)) if "@" in str(error) else str(error)
                 seconds = None
             else:
-                if response.status_code == 200:
-                    return orjson.loads(response.content or b"{}")
-                if response.status_code not in _RETRIED:
+                if response.status_code not in (200, *_RETRIED):
                     raise _refusal(response, self.shown, path)
                 reason = f"status {response.status_code}"
                 seconds = _retry_after(response.headers.get("Retry-After"))
+                if response.status_code == 200:
+                    try:
+                        return _parsed(response.content)
+                    except ValueError as error:
+                        reason = f"half an answer: {error}"
             if attempt + 1 < attempts:
                 self._back_off(attempt, seconds, reason)
         raise Unavailable(
@@ -113,6 +121,14 @@ class Http:
             self._limit.pause(min(retry_after, 10 * LONGEST_PAUSE))
             seconds = 0.2
         time.sleep(seconds * random.uniform(0.5, 1.5))
+
+
+def _parsed(content: bytes) -> Any:
+    """JSON, of which MLflow's web routes make a superset: with NaN and the infinities as bare words."""
+    try:
+        return orjson.loads(content or b"{}")
+    except orjson.JSONDecodeError:
+        return json.loads(content)
 
 
 def _host_credentials(tracking_uri: str) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from hashlib import blake2b
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any, NamedTuple
 
 from spark_tracking.errors import Unavailable
 from spark_tracking.readers.artifacts import walk
+from spark_tracking.uri import redact
 
 _CHUNK = 1 << 20
 
@@ -21,62 +21,54 @@ class Copied(NamedTuple):
     bytes: int = 0
 
 
-def copy(source: str, target: str) -> Copied:
+def copy(source: str, target: str, verify: bool = False) -> Copied:
     """Copy what `target` does not have yet, file by file.
 
-    A file counts as there when name and size agree; where both can be read as local files, the checksum, too. A copied file is read
-    back (local) or listed (elsewhere) before this returns.
+    A file counts as there when name and size agree; where both are local files, or with `verify`, the checksum, too. A copied file
+    is read back before this returns.
 
     Raises:
         Unavailable: a file arrived with another size or checksum.
     """
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+    from mlflow.utils.uri import is_local_uri
 
     theirs, ours = get_artifact_repository(source), get_artifact_repository(target)
     wanted = dict(walk(theirs))
     if not wanted:
         return Copied()
     there = dict(walk(ours))
-    missing = [path for path, size in wanted.items() if not _is_there(source, target, path, size, there)]
-    total = 0
-    for path in missing:
-        total += _copy_file(theirs, ours, target, path)
-    if missing:
-        arrived = dict(walk(ours))
-        for path in missing:
-            if wanted[path] is not None and arrived.get(path) != wanted[path]:
-                raise Unavailable(
-                    f"The file '{path}' of {source} has {wanted[path]} bytes and arrived with {arrived.get(path)}. Sync again."
-                )
-    return Copied(len(missing), total)
+    both_local = is_local_uri(source) and is_local_uri(target)
+    files, total = 0, 0
+    for path, size in wanted.items():
+        same_size = path in there and (there[path] or 0) == (size or 0)  # a server leaves a size of 0 out
+        if same_size and not verify and not both_local:
+            continue
+        with tempfile.TemporaryDirectory(prefix="spark-tracking-sync-") as folder:
+            local = Path(theirs.download_artifacts(path, _fresh(folder)))
+            if not (same_size and _checksum(local) == _checksum(_downloaded(ours, path, folder))):
+                files, total = files + 1, total + local.stat().st_size
+                _copy_file(local, ours, target, path, folder)
+    return Copied(files, total)
 
 
-def _copy_file(theirs: Any, ours: Any, target: str, path: str) -> int:
-    folder = Path(tempfile.mkdtemp(prefix="spark-tracking-sync-"))
-    try:
-        local = Path(theirs.download_artifacts(path, str(folder)))
-        parent = str(Path(path).parent)
-        ours.log_artifact(str(local), None if parent == "." else parent)
-        copied = _local(target, path)
-        if copied is not None and _checksum(copied) != _checksum(local):
-            raise Unavailable(f"The file '{path}' arrived at {target} with another checksum. Is the disk full? Sync again.")
-        return local.stat().st_size
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+def _copy_file(file: Path, ours: Any, target: str, path: str, folder: str) -> None:
+    parent = str(Path(path).parent)
+    ours.log_artifact(str(file), None if parent == "." else parent)
+    arrived = _downloaded(ours, path, folder)
+    if arrived.stat().st_size != file.stat().st_size or _checksum(arrived) != _checksum(file):
+        raise Unavailable(
+            f"The file '{path}' of {file.stat().st_size} bytes arrived at {redact(target)} with {arrived.stat().st_size} bytes, or "
+            "another checksum. Is the disk full? Sync again."
+        )
 
 
-def _is_there(source: str, target: str, path: str, size: int | None, there: dict[str, int | None]) -> bool:
-    if path not in there or there[path] != size:
-        return False
-    one, two = _local(source, path), _local(target, path)
-    return one is None or two is None or _checksum(one) == _checksum(two)
+def _downloaded(repository: Any, path: str, folder: str) -> Path:
+    return Path(repository.download_artifacts(path, _fresh(folder)))
 
 
-def _local(root: str, path: str) -> Path | None:
-    from mlflow.utils.file_utils import local_file_uri_to_path
-    from mlflow.utils.uri import is_local_uri
-
-    return Path(local_file_uri_to_path(root)) / path if is_local_uri(root) else None
+def _fresh(folder: str) -> str:
+    return tempfile.mkdtemp(dir=folder)
 
 
 def _checksum(path: Path) -> bytes:

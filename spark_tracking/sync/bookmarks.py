@@ -36,22 +36,31 @@ class Bookmarks:
         self._folder = f"_sync/{source}"
         self._storage = None if root is None else storage.of(root)
         self._pending: list[tuple[str, str, bytes, int | None, bytes]] = []
+        self._learned: dict[tuple[str, str], Bookmark] = {}
         self._files = self._listed()
         self._rows, self._table = self._load()
 
     def get(self, kind: str, id: str) -> Bookmark | None:
         """The bookmark of one thing."""
+        if (kind, id) in self._learned:
+            return self._learned[kind, id]
         row = self._rows.get((kind, id))
         return None if row is None else Bookmark(*(self._table[name][row].as_py() for name in ("digest", "points", "base")))
 
     def is_same(self, kind: str, id: str, digest: bytes) -> bool:
         """Whether a thing's row is as it was when it was last copied."""
+        if (kind, id) in self._learned:
+            return self._learned[kind, id].digest == digest
         row = self._rows.get((kind, id))
         return row is not None and self._digests[row] == digest
 
     def ids(self, kind: str) -> set[str]:
         """What was copied of a kind."""
-        return {id for k, id in self._rows if k == kind}
+        return {id for k, id in (*self._rows, *self._learned) if k == kind}
+
+    def learn(self, kind: str, id: str, bookmark: Bookmark) -> None:
+        """Take from elsewhere that a thing was copied, for this sync; `put` alone shows in the next one."""
+        self._learned[kind, id] = bookmark
 
     def put(self, kind: str, id: str, bookmark: Bookmark) -> None:
         """Remember that a thing was copied; `save` makes it last."""
@@ -61,10 +70,13 @@ class Bookmarks:
 
     def drop(self, kind: str, id: str) -> None:
         """Forget a thing that is gone."""
+        self._learned.pop((kind, id), None)
         self._pending.append((kind, id, b"", None, b""))
 
     def save(self) -> None:
         """Write what was put; no file when there is nothing."""
+        if self._storage is None:
+            self._pending = []
         if not self._pending or self._storage is None:
             return
         self._files.append(self._write(_table(self._pending)))

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from spark_tracking.lake import Entity, Event, Lake
 from spark_tracking.sync.registers import OWNER, Registers, Row, changes, experiment, marks, split_marks
+from spark_tracking.sync.source import Source
 
 ORIGIN = ("sync", "id")
 """The register that says which experiment of its source a lake's experiment is."""
@@ -19,10 +20,10 @@ class Experiments:
         bases: the marks that this sync leaves, by the source's id.
     """
 
-    def __init__(self, lake: Lake | None, source_id: str, label: str) -> None:
+    def __init__(self, lake: Lake | None, source: Source) -> None:
         self._lake = lake
-        self._source = source_id
-        self._label = label
+        self._from = source
+        self._source = source.id
         self.ids: dict[str, str] = {}
         self.bases: dict[str, bytes] = {}
         self.new: set[str] = set()
@@ -52,7 +53,7 @@ class Experiments:
                 last += 1
                 id = str(last)
             self.ids[origin] = id
-            name = self._free_name(row["name"], id, names)
+            name = next(name for name in self._from.names(row["name"]) if names.get(name, id) == id)
             names[name] = id
             registers = self._registers(row, id, name, there.get(id))
             self.bases[origin] = marks(registers)
@@ -77,9 +78,3 @@ class Experiments:
         if untouched and self._lake is not None and not self._lake.count("run", "experiment_id = '0'"):
             return id  # the experiment that every backend has from the start, and nobody used
         return None
-
-    def _free_name(self, name: str, id: str, names: dict[str | None, str]) -> str:
-        for candidate in (name, f"{name} ({self._label})", *(f"{name} ({self._label} {i})" for i in range(2, 1000))):
-            if names.get(candidate, id) == id:
-                return candidate
-        return f"{name} ({self._source})"

@@ -7,45 +7,33 @@ its values first, then its points). Whatever is interrupted, or done twice or by
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Sequence
 from typing import Any
 
-from spark_tracking.errors import LakeFormatError, NotFound
+from spark_tracking.errors import LakeFormatError
 from spark_tracking.lake import Entity, Event, Lake, MetricBlock
-from spark_tracking.sync import artifacts, points
+from spark_tracking.sync import points
 from spark_tracking.sync.bookmarks import Bookmark, Bookmarks
+from spark_tracking.sync.copying import RUNS_AT_ONCE, Copying, base_of, chunks
 from spark_tracking.sync.experiments import Experiments
-from spark_tracking.sync.fingerprint import digests
 from spark_tracking.sync.registers import OWNER, Registers, Row, changes, logged_model, marks, run, split_marks
 from spark_tracking.sync.registry import Registry
 from spark_tracking.sync.result import Progress, SyncResult, Wanted
 from spark_tracking.sync.source import Source
 
-_log = logging.getLogger(__name__)
-RUNS_AT_ONCE = 500
-POINTS_AT_ONCE = 500_000
 POINTS_A_RECORD = 50_000
 EVENTS_A_RECORD = 20_000
-_UNTOLD = ("update_time",)
-"""Columns that are no part of a row's state: a lake's `update_time` is when the row changed there."""
 
 
-class IntoLake:
+class IntoLake(Copying):
     """One sync from a source into a lake."""
 
     def __init__(self, source: Source, target: str, wanted: Wanted, progress: Progress) -> None:
-        self._source = source
-        self._wanted = wanted
-        self._progress = progress
         self._lake = _open(target, wanted.dry_run)
         root = None if self._lake is None else self._lake.uri.root
-        self._marks = Bookmarks(root, source.id)
-        self._experiments = Experiments(self._lake, source.id, source.label)
-        self._models = points.ModelPoints()
-        self.result = SyncResult(source.reader.name, f"the lake {target}", wanted.dry_run)
+        super().__init__(source, Bookmarks(root, source.id), wanted, progress, f"the lake {target}")
+        self._experiments = Experiments(self._lake, source)
 
     def sync(self) -> SyncResult:
         """Do it."""
@@ -53,8 +41,8 @@ class IntoLake:
         rows = self._copy_experiments()
         if rows:
             ids = tuple(row["experiment_id"] for row in rows)
-            changed_models, any_models = self._list_models(ids)
-            self._copy_runs(ids, any_models)
+            changed_models = self._list_models(ids)
+            self._copy_runs(self._changed_runs(ids))
             self._copy_models(changed_models)
         if self._wanted.models != "none":
             Registry(self._lake, self._source, self._marks, self._wanted, self.result).sync()
@@ -68,9 +56,8 @@ class IntoLake:
     # -- experiments --------------------------------------------------------------------------------------------
 
     def _copy_experiments(self) -> list[Row]:
-        batches = list(self._source.rows("experiments_latest"))
-        rows = _chosen([row for batch in batches for row in batch.to_pylist()], self._wanted.experiments, self._source.reader.name)
-        bases = {row["experiment_id"]: self._base("experiment", row["experiment_id"]) for row in rows}
+        rows = self._listed_experiments()
+        bases = {row["experiment_id"]: base_of(self._marks.get("experiment", row["experiment_id"])) for row in rows}
         events: list[Event] = []
 
         def decide() -> list[Event]:
@@ -93,51 +80,11 @@ class IntoLake:
 
     # -- runs ---------------------------------------------------------------------------------------------------
 
-    def _copy_runs(self, experiment_ids: tuple[str, ...], any_models: bool) -> None:
-        counts = self._source.point_counts()
-        changed: list[Row] = []
-        cost = 0
-        for row in self._changed_runs(experiment_ids, counts):
-            changed.append(row)
-            cost += row["points"] or 0
-            if len(changed) >= RUNS_AT_ONCE or cost >= POINTS_AT_ONCE:
-                self._copy_chunk(changed, any_models)
-                changed, cost = [], 0
-        if changed:
-            self._copy_chunk(changed, any_models)
-
-    def _changed_runs(self, experiment_ids: tuple[str, ...], counts: dict[str, int]) -> Iterator[Row]:
-        """The rows of runs that are not as they were at the last sync, with their digest and number of points."""
-        options = {"experiment_ids": experiment_ids, "filter": self._wanted.filter, "start_after": self._wanted.since}
-        for batch in self._source.rows("runs_latest", **options):
-            ids = batch["run_id"].to_pylist()
-            numbers = [counts.get(id, 0) for id in ids] if self._source.counts else None
-            found = digests(batch, _UNTOLD, numbers)
-            same = [not self._wanted.verify and self._marks.is_same("run", id, digest) for id, digest in zip(ids, found)]
-            self.result.things["run"].seen += len(ids)
-            self._progress("run", sum(same))
-            rows = [i for i, unchanged in enumerate(same) if not unchanged]
-            for i, row in zip(rows, batch.take(rows).to_pylist() if rows else ()):
-                yield {**row, "digest": found[i], "points": numbers[i] if numbers else None}
-
-    def _copy_chunk(self, rows: list[Row], any_models: bool) -> None:
-        try:
-            self._copy_together(rows, any_models)
-        except Exception as error:
-            if len(rows) == 1:
-                self.result.fail("run", rows[0]["run_id"], error)
-                self._progress("run", 1)
-                return
-            _log.info("%d runs together: %s; now one by one", len(rows), error)
-            for row in rows:
-                self._copy_chunk([row], any_models)
-
-    def _copy_together(self, rows: list[Row], any_models: bool) -> None:
-        self._source.complete(rows, any_models)
+    def _copy_together(self, rows: list[Row]) -> None:
+        self._source.complete(rows, self._any_models)
         there = {} if self._lake is None else self._lake.get_many("run", [row["run_id"] for row in rows])
         marked = {row["run_id"]: self._marks.get("run", row["run_id"]) for row in rows}
-        fetched = [row for row in rows if self._has_news(row, marked[row["run_id"]])]
-        arrived = points.by_run(self._source.points(fetched))
+        arrived = self._points(rows)
         batch = _Batch(None if self._wanted.dry_run else self._lake)
         done: list[tuple[Row, bytes, bool, int, int]] = []
         for row in rows:
@@ -148,7 +95,7 @@ class IntoLake:
                 self.result.fail("run", id, "The lake has a run of this id that did not come from this source; it stays as it is.")
                 continue
             registers = self._run_registers(row)
-            events = list(changes("run", id, registers, known, split_marks(_base_of(marked[id]))))
+            events = list(changes("run", id, registers, known, split_marks(base_of(marked[id]))))
             blocks = self._blocks(row, arrived.get(id), known)
             if self._wanted.artifacts == "copy":
                 self._copy_files(row["artifact_uri"], registers["attr", "artifact_uri"])
@@ -167,16 +114,10 @@ class IntoLake:
             self._marks.put("run", row["run_id"], Bookmark(row["digest"], row["points"], base))
         self._progress("run", seen)
 
-    def _has_news(self, row: Row, marked: Bookmark | None) -> bool:
-        """Whether there may be points to fetch."""
-        if not row["aggregated_metrics"]:
-            return False
-        return self._wanted.verify or marked is None or row["points"] is None or marked.points != row["points"]
-
     def _blocks(self, row: Row, arrived: Any, there: Entity | None) -> list[MetricBlock]:
         if arrived is None:
             return []
-        known = self._models.of(row["run_id"])
+        known = set(self._models.of(row["run_id"]))
         if there is not None and self._lake is not None:
             known = known | points.keys(self._lake.metric_history(row["run_id"]))
         return points.of_run(row["run_id"], self._experiments.ids[row["experiment_id"]], arrived, known)
@@ -188,20 +129,9 @@ class IntoLake:
 
     # -- logged models ------------------------------------------------------------------------------------------
 
-    def _list_models(self, experiment_ids: tuple[str, ...]) -> tuple[list[Row], bool]:
-        """The logged models that changed, and whether there are any."""
-        changed: list[Row] = []
-        for batch in self._source.rows("logged_models_latest", experiment_ids=experiment_ids):
-            for row, digest in zip(batch.to_pylist(), digests(batch)):
-                self._models.add(row)
-                self.result.things["logged_model"].seen += 1
-                if self._wanted.verify or not self._marks.is_same("logged_model", row["model_id"], digest):
-                    changed.append({**row, "digest": digest})
-        return changed, bool(self.result.things["logged_model"].seen)
-
     def _copy_models(self, rows: list[Row]) -> None:
         tally = self.result.things["logged_model"]
-        for chunk in _chunks(rows, RUNS_AT_ONCE):
+        for chunk in chunks(rows, RUNS_AT_ONCE):
             there = {} if self._lake is None else self._lake.get_many("logged_model", [row["model_id"] for row in chunk])
             runs = {p["run_id"] for row in chunk for p in row["metrics"] or () if p["run_id"]}
             found = {} if self._lake is None else self._lake.get_many("run", runs)
@@ -236,7 +166,7 @@ class IntoLake:
         uri = self._target_uri(row["artifact_uri"], f"{experiment}/models/{id}/artifacts")
         own = {("attr", "experiment_id"): experiment, ("attr", "artifact_uri"): uri, OWNER: self._source.id}
         registers = {**logged_model(row), **own}
-        events = list(changes("logged_model", id, registers, known, split_marks(_base_of(marked))))
+        events = list(changes("logged_model", id, registers, known, split_marks(base_of(marked))))
         blocks = list(points.of_model({**row, "experiment_id": experiment}, known, homes))
         if self._wanted.artifacts == "copy":
             self._copy_files(row["artifact_uri"], uri)
@@ -248,23 +178,10 @@ class IntoLake:
 
     # -- the rest -----------------------------------------------------------------------------------------------
 
-    def _base(self, kind: str, id: str) -> bytes:
-        return _base_of(self._marks.get(kind, id)) or b""
-
     def _target_uri(self, uri: str | None, path: str) -> str | None:
         if self._wanted.artifacts == "reference" or self._lake is None:
             return self._source.artifact_uri(uri)
         return f"{self._lake.uri.artifact_root}/{path}"
-
-    def _copy_files(self, uri: str | None, target: str | None) -> None:
-        if uri and target and not self._wanted.dry_run:
-            copied = artifacts.copy(self._source.artifact_uri(uri) or uri, target)
-            self.result.files += copied.files
-            self.result.bytes += copied.bytes
-
-
-def _base_of(marked: Bookmark | None) -> bytes | None:
-    return None if marked is None else marked.base
 
 
 class _Batch:
@@ -304,21 +221,6 @@ def _cut(block: MetricBlock) -> tuple[MetricBlock, MetricBlock]:
         return MetricBlock(block.run_id, block.experiment_id, *(column[start:end] for column in columns))  # type: ignore[arg-type]
 
     return part(0, POINTS_A_RECORD), part(POINTS_A_RECORD, None)
-
-
-def _chunks(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
-    iterator = iter(rows)
-    while chunk := list(islice(iterator, size)):
-        yield chunk
-
-
-def _chosen(rows: list[Row], wanted: tuple[str, ...], name: str) -> list[Row]:
-    if not wanted:
-        return rows
-    missing = [one for one in wanted if not any(one in (row["name"], row["experiment_id"]) for row in rows)]
-    if missing:
-        raise NotFound(f"{name} has no experiment '{missing[0]}', by name or id. spark_tracking.read('experiments_latest') lists them.")
-    return [row for row in rows if row["name"] in wanted or row["experiment_id"] in wanted]
 
 
 def _open(target: str, dry_run: bool) -> Lake | None:

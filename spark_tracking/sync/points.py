@@ -14,6 +14,7 @@ from spark_tracking.lake import Entity, MetricBlock
 from spark_tracking.sync.registers import Row
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+ModelAndData = tuple[str, str | None, str | None]
 _Columns = tuple[list[str], list[int], list[int], list[float]]
 
 
@@ -35,18 +36,18 @@ class ModelPoints:
     """The points that were logged for a model. A run's history shows them too, mostly without saying so."""
 
     def __init__(self) -> None:
-        self._of_run: dict[str, set[Key]] = {}
+        self._of_run: dict[str, dict[Key, ModelAndData]] = {}
 
     def add(self, model: Row) -> None:
         """Note the points of a row of `logged_models_latest`."""
         for point in model["metrics"] or ():
             if point["run_id"]:
                 one = key(point["metric_name"], _milliseconds(point["metric_time"]), point["step"] or 0, point["value"])
-                self._of_run.setdefault(point["run_id"], set()).add(one)
+                self._of_run.setdefault(point["run_id"], {})[one] = (model["model_id"], point["dataset_name"], point["dataset_digest"])
 
-    def of(self, run_id: str) -> set[Key]:
-        """Those of one run."""
-        return self._of_run.get(run_id, set())
+    def of(self, run_id: str) -> dict[Key, ModelAndData]:
+        """Those of one run, with the model, and the data set's name and digest."""
+        return self._of_run.get(run_id, {})
 
 
 def of_model(model: Row, there: Entity | None, experiment_of_run: dict[str, str]) -> Iterator[MetricBlock]:

@@ -14,12 +14,14 @@ from hashlib import blake2b
 from typing import Any
 
 from spark_tracking.lake import Entity, Event
+from spark_tracking.lake.state import Register, Stamp
 
 Row = dict[str, Any]
 Registers = dict[tuple[str, str], str | None]
 OWNER = ("sync", "source")
 """The register that says which source a thing came from."""
 MARK_BYTES = 8
+_NOWHERE = Stamp(0, "")
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 
@@ -44,9 +46,9 @@ def run(row: Row) -> Registers:
     attrs["created"] = attrs["start_time"] or "0"
     attrs |= {key: row[key] for key in ("experiment_id", "run_name", "created_by", "status", "lifecycle_stage", "artifact_uri")}
     found = _attrs(attrs) | _pairs("param", row["params"]) | _pairs("tag", row["tags"])
-    for data in row["datasets"] or ():
+    for order, data in enumerate(row["datasets"] or ()):
         value = {name: data[name] for name in ("name", "digest", "source_type", "source", "schema", "profile")}
-        value["tags"] = dict(data["tags"] or ())
+        value |= {"tags": dict(data["tags"] or ()), "order": order}
         found["dataset", f"{data['digest']}/{data['name']}"] = json.dumps(value)
     found |= {("model_input", model): "" for model in row["model_inputs"] or ()}
     return found | {("model_output", link["model_id"]): str(link["step"]) for link in row["model_outputs"] or ()}
@@ -82,6 +84,15 @@ OF_ROW: Mapping[str, Callable[[Row], Registers]] = {
     "registered_model": registered_model,
     "model_version": model_version,
 }
+
+
+def entity(kind: str, id: str, row: Row) -> Entity:
+    """What a server has, as a lake would hold it, so that both are compared in one way."""
+    found: dict[str, dict[str, Register]] = {"attr": {"created": Register(_NOWHERE, "0")}}
+    for (field, key), value in OF_ROW[kind](row).items():
+        if value is not None:
+            found.setdefault(field, {})[key] = Register(_NOWHERE, value)
+    return Entity(kind, id, found)
 
 
 def mark(field: str, key: str, value: str) -> bytes:

@@ -12,6 +12,8 @@ from spark_tracking.sync.source import Source
 
 MODEL, VERSION = "registered_model", "model_version"
 ORIGIN = ("sync", "id")
+LOCK = "spark-tracking sync "
+"""How the registered models begin by which syncs into a server exclude each other."""
 
 
 class Registry:
@@ -29,8 +31,8 @@ class Registry:
 
     def sync(self) -> None:
         """Do it."""
-        models = self._listed("registered_models_latest")
-        versions = self._listed("model_versions_latest")
+        models = listed(self._source, self._wanted, "registered_models_latest")
+        versions = listed(self._source, self._wanted, "model_versions_latest")
         events: list[Event] = []
 
         def decide() -> list[Event]:
@@ -51,18 +53,6 @@ class Registry:
             if event.field == "purge":
                 self._marks.drop(event.kind, event.id)
 
-    def _listed(self, table: str) -> list[Row]:
-        names = self._wanted.models
-        # MLflow's searches leave prompts out unless they are asked for.
-        kinds = (None, "tags.`mlflow.prompt.is_prompt` = 'true'")
-        found: dict[tuple[Any, ...], Row] = {}
-        for filter in kinds:
-            for batch in self._source.rows(table, filter=filter):
-                for row in batch.to_pylist():
-                    if names == "all" or row["name"] in names:
-                        found[row["name"], row.get("version")] = row
-        return list(found.values())
-
     def _decide(self, models: list[Row], versions: list[Row]) -> list[Event]:
         there = {} if self._lake is None else {e.id: e for e in self._lake.search(MODEL)}
         mine = {e.items("sync").get("id", e.id): e.id for e in there.values() if e.items("sync").get("source") == self._source.id}
@@ -72,7 +62,9 @@ class Registry:
             latest[row["name"]] = max(latest.get(row["name"], 0), row["version"])
         events: list[Event] = []
         for row in models:
-            name = self._names[row["name"]] = mine.get(row["name"]) or self._free_name(row["name"], there)
+            taken = {*there, *self._names.values()}
+            name = mine.get(row["name"]) or next(name for name in self._source.names(row["name"]) if name not in taken)
+            self._names[row["name"]] = name
             own = {OWNER: self._source.id, ORIGIN: row["name"]}
             registers: Registers = {**registered_model(row), **own}
             known = there.get(name)
@@ -126,16 +118,20 @@ class Registry:
     def _version_id(self, row: Row) -> str:
         return f"{self._names.get(row['name'], row['name'])}/{row['version']}"
 
-    def _free_name(self, name: str, there: dict[str, Entity]) -> str:
-        taken = {*there, *self._names.values()}
-        for candidate in (name, f"{name} ({self._source.label})", *(f"{name} ({self._source.label} {i})" for i in range(2, 1000))):
-            if candidate not in taken:
-                return candidate
-        return f"{name} ({self._source.id})"
-
     def _count(self, kind: str, seen: int, events: list[Event]) -> None:
         tally = self._result.things[kind]
         written = [event for event in events if event.kind == kind]
         new = {id.partition(":")[2] for id in self._new if id.startswith(f"{kind}:")}
         tally.seen, tally.new, tally.written = seen, len(new), len(written)
         tally.changed = len({event.id for event in written} - new)
+
+
+def listed(source: Source, wanted: Wanted, table: str) -> list[Row]:
+    """The registered models or versions that are wanted, prompts among them, which MLflow's searches leave out unless asked."""
+    found: dict[tuple[Any, ...], Row] = {}
+    for filter in (None, "tags.`mlflow.prompt.is_prompt` = 'true'"):
+        for batch in source.rows(table, filter=filter):
+            for row in batch.to_pylist():
+                if (wanted.models == "all" or row["name"] in wanted.models) and not row["name"].startswith(LOCK):
+                    found[row["name"], row.get("version")] = row
+    return list(found.values())

@@ -25,22 +25,25 @@ def sync(
     dry_run: bool = False,
     source_name: str | None = None,
     requests_per_second: float | None = None,
+    requests_at_once: int = 4,
     progress: Progress | None = None,
 ) -> SyncResult:
-    """Bring what a tracking server has into a lake. Doing it again copies what changed since, and nothing else.
+    """Bring what a tracking server has into a lake, or to a server. Doing it again copies what changed since, and nothing else.
 
     Args:
-        source: the tracking URI to read: a lake, an MLflow database or a server.
-        target: the lake's URI or folder; it is made when there is none.
+        source: the tracking URI to read: a lake, an MLflow database, a server, an `mlruns/` folder, or a folder of Delta tables in
+            the layout of `system.mlflow`.
+        target: a lake's URI or folder, which is made when there is none; or a server (`http://…`, `databricks`).
         experiments: names or ids; default all.
         filter: only runs that satisfy this, in MLflow's filter language.
         since: only runs that started at or after this time.
         models: registered models: `all`, `none`, or names.
         artifacts: `reference` (stay where they are), `copy` or `none`.
-        verify: compare everything, metric histories included, instead of what the listings show as changed.
+        verify: compare everything, metric histories and files included, instead of what the listings show as changed.
         dry_run: change nothing, only tell what would change.
         source_name: what names the source, where its URI may change (a server that moves); must stay the same.
-        requests_per_second: at most so many requests a second, to a server.
+        requests_per_second: at most so many requests a second, to each server.
+        requests_at_once: at most so many requests under way, to each server.
         progress: called with a kind and how many more of it are done.
 
     Returns:
@@ -59,18 +62,35 @@ def sync(
     named = models if models in ("all", "none") else tuple(models.split(",") if isinstance(models, str) else models)
     chosen = tuple(map(str, experiments))
     wanted = Wanted(chosen, filter, milliseconds(since, "since"), named, artifacts, verify, dry_run)
+    told = progress or (lambda kind, count: None)
+    if is_server(target):
+        from spark_tracking.sync.into_server import IntoServer
+        from spark_tracking.sync.server import Server
+
+        reading = Source(source, source_name, requests_per_second, requests_at_once)
+        reading.reader.ping()
+        return IntoServer(reading, Server(target, requests_per_second, requests_at_once), wanted, told).sync()
     target_uri = _lake_uri(target)
     if is_lake_uri(source) and str(LakeUri.parse(source)) == target_uri:
         raise InvalidInput(f"'{source}' is both source and target. Name another lake.")
     from spark_tracking.sync.into_lake import IntoLake
 
-    reading = Source(source, source_name, requests_per_second)
+    reading = Source(source, source_name, requests_per_second, requests_at_once)
     reading.reader.ping()
-    return IntoLake(reading, target_uri, wanted, progress or (lambda kind, count: None)).sync()
+    return IntoLake(reading, target_uri, wanted, told).sync()
+
+
+def is_server(uri: str) -> bool:
+    """Whether MLflow would speak to this tracking URI over REST; a folder may be called as it likes with a `./` before it."""
+    scheme = uri.partition(":")[0].lower()
+    return scheme in ("http", "https", "databricks", "databricks-uc", "azureml", "uc") and (":" in uri or scheme == "databricks")
 
 
 def _lake_uri(target: str) -> str:
     try:
         return str(LakeUri.parse(target))
     except InvalidUri:
-        raise InvalidInput(f"'{redact(target)}' is not a lake. Expected a folder or a lake's URI as the target.") from None
+        raise InvalidInput(
+            f"'{redact(target)}' is no target. Expected a lake's URI or folder, or a server's URL; into an MLflow database by an "
+            "`mlflow server --backend-store-uri` on it."
+        ) from None

@@ -6,7 +6,9 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from hashlib import blake2b
+from itertools import count
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -17,12 +19,14 @@ from spark_tracking.lake import Lake
 from spark_tracking.readers.base import Reader
 from spark_tracking.readers.folder import FolderReader
 from spark_tracking.readers.opening import DATABASES, open_reader
-from spark_tracking.readers.query import Query
+from spark_tracking.readers.query import Query, Range
+from spark_tracking.readers.rest_http import Http
 from spark_tracking.readers.schemas import TABLES
+from spark_tracking.sync import histories
 from spark_tracking.sync.registers import Row
 from spark_tracking.uri import LakeUri, is_lake_uri, redact
 
-RUNS_AT_ONCE = 4
+REQUESTS_AT_ONCE = 4
 _COUNT_SCHEMA = pa.schema([("run", pa.string()), ("points", pa.int64())])
 
 
@@ -32,16 +36,21 @@ class Source:
     Attributes:
         id: names the source in bookmarks and registers, the same for the same URI at all times, with nothing secret in it.
         label: a short name for people, which also tells two sources' things of one name apart.
+        lake_root: where the lake lies, if it is one.
+        at_once: how many requests may be under way.
         counts: whether it can tell how many points a run has.
     """
 
-    def __init__(self, uri: str, name: str | None = None, requests_per_second: float | None = None) -> None:
+    def __init__(
+        self, uri: str, name: str | None = None, requests_per_second: float | None = None, requests_at_once: int = REQUESTS_AT_ONCE
+    ) -> None:
         self.uri = uri
         self.reader: Reader = open_reader(uri, requests_per_second=requests_per_second)
         known = _normalized(uri)
         self.id = blake2b((name or known).encode(), digest_size=8).hexdigest()
         self.label = name or _label(known)
         scheme = uri.partition(":")[0].partition("+")[0].lower()
+        self.lake_root = LakeUri.parse(uri).root if is_lake_uri(uri) else None
         self._kind = (
             "lake"
             if is_lake_uri(uri)
@@ -53,18 +62,36 @@ class Source:
         )
         self.counts = self._kind in ("lake", "database")
         self._requests_per_second = requests_per_second
+        self.at_once = requests_at_once
+
+    @cached_property
+    def http(self) -> Http:
+        """What asks the server, where the source is one; not for two threads to make at once."""
+        return Http(self.uri, self._requests_per_second)
 
     def rows(self, table: str, **options: Any) -> Iterator[pa.RecordBatch]:
         """The rows of a table, active and deleted ones, in batches."""
         query = Query(table, view_type="all", ordered=False, **options)
         return self.reader.read(query)
 
+    def names(self, name: str) -> Iterator[str]:
+        """What a thing of this source may be called elsewhere, where its own name is taken."""
+        yield name
+        yield f"{name} ({self.label})"
+        yield from (f"{name} ({self.label} {i})" for i in count(2))
+
+    def runs_between(self, experiment_ids: tuple[str, ...], filter: str, low: int | None, high: int | None) -> Iterator[Row]:
+        """A server's runs that started in a span, which is asked for directly: milliseconds, the ends included."""
+        query = Query("runs_latest", experiment_ids, filter=filter, view_type="all", ordered=False)
+        for batch in self.reader.read(query, Range(low or 0, None if high is None else high + 1)):
+            yield from batch.to_pylist()
+
     def point_counts(self) -> dict[str, int]:
         """How many points each run has; empty where the source cannot count."""
         counts: dict[str, int] = {}
         for batch in self._counted():
-            for run, count in zip(batch.column(0).to_pylist(), batch.column(1).to_pylist()):
-                counts[run] = counts.get(run, 0) + count
+            for run, points in zip(batch.column(0).to_pylist(), batch.column(1).to_pylist()):
+                counts[run] = counts.get(run, 0) + points
         return counts
 
     def _counted(self) -> Iterator[pa.RecordBatch]:
@@ -84,25 +111,34 @@ class Source:
             return schema.empty_table()
         if isinstance(self.reader, FolderReader):
             return pa.Table.from_batches(self.reader.points_of(run["run_id"] for run in runs), schema)
-        ids = ", ".join("'" + run["run_id"].replace("'", "\\'") + "'" for run in runs)
-        options = {"experiment_ids": tuple({run["experiment_id"] for run in runs}), "filter": f"attributes.run_id IN ({ids})"}
-        return pa.Table.from_batches(self.rows("run_metrics_history", **options), schema)
+        if self._kind == "rest":
+            return histories.read(self, runs)
+        return self.all_points(runs)
+
+    def all_points(self, runs: Sequence[Row]) -> pa.Table:
+        """The same by the reader's own way, however many points there are."""
+        schema = TABLES["run_metrics_history"].schema
+        experiments = tuple({run["experiment_id"] for run in runs})
+        ids = tuple(run["run_id"] for run in runs)
+        if self._kind == "rest":
+            among = ", ".join("'" + id.replace("'", "\\'") + "'" for id in ids)
+            batches = self.rows("run_metrics_history", experiment_ids=experiments, filter=f"attributes.run_id IN ({among})")
+        else:
+            batches = self.rows("run_metrics_history", experiment_ids=experiments, run_ids=ids)
+        return pa.Table.from_batches(batches, schema)
 
     def complete(self, runs: Iterable[Row], with_models: bool) -> None:
         """Put into rows of `runs_latest` what the listing did not tell: over REST the models that a run read and made."""
         if self._kind != "rest" or not with_models:
             return
-        from spark_tracking.readers.rest_http import Http
-
-        http = Http(self.uri, self._requests_per_second)
 
         def ask(run: Row) -> None:
-            told = http.get("runs/get", run_id=run["run_id"])["run"]
+            told = self.http.get("runs/get", run_id=run["run_id"])["run"]
             run["model_inputs"] = [model["model_id"] for model in told.get("inputs", {}).get("model_inputs", ())]
             outputs = told.get("outputs", {}).get("model_outputs", ())
             run["model_outputs"] = [{"model_id": model["model_id"], "step": int(model.get("step", 0))} for model in outputs]
 
-        with ThreadPoolExecutor(RUNS_AT_ONCE) as pool:
+        with ThreadPoolExecutor(self.at_once) as pool:
             list(pool.map(ask, runs))
 
     def artifact_uri(self, uri: str | None) -> str | None:

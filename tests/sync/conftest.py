@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +12,8 @@ import mlflow
 import pytest
 from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelInput, LoggedModelOutput, Metric, Param, RunTag
 from mlflow.tracking import MlflowClient
+
+from tests.readers.conftest import mlflow_server
 
 T0 = 1_700_000_000_000
 INFO = ("run_name", "user_id", "status", "start_time", "end_time", "lifecycle_stage")
@@ -84,10 +89,53 @@ def shown(uri: str) -> dict[str, Any]:
     return {"experiments": experiments, "runs": runs, "models": models, "versions": versions, "registered": registered}
 
 
+def portable(uri: str) -> dict[str, Any]:
+    """The same with names in place of the ids that each server gives itself, without sync's own tags and the server's own times."""
+    found = shown(uri)
+    names = {id: run["info"][1] for id, run in found["runs"].items()} | {id: model[1] for id, model in found["models"].items()}
+
+    def named(value: Any) -> Any:
+        if isinstance(value, str):
+            for id, name in names.items():
+                value = value.replace(id, f"<{name}>")
+            return value
+        if isinstance(value, dict):
+            return {named(k): named(v) for k, v in value.items() if not str(k).startswith("spark_tracking.")}
+        return type(value)(map(named, value)) if isinstance(value, (list, tuple)) else value
+
+    timeless = {
+        "experiments": {name: facts[:-1] for name, facts in found["experiments"].items()},
+        "models": {id: (*facts[:-2], facts[-1]) for id, facts in found["models"].items()},
+        "versions": {id: tuple(None if fact == "" else fact for fact in facts[:-1]) for id, facts in found["versions"].items()},
+        "registered": {name: facts[:-1] for name, facts in found["registered"].items()},
+    }
+    return {kind: named(timeless.get(kind, things)) for kind, things in found.items()}
+
+
 def _model(m: Any, names: dict[str, str]) -> tuple[Any, ...]:
     points = [(x.key, x.value, x.step, x.timestamp, x.run_id, x.dataset_name, x.dataset_digest) for x in m.metrics or ()]
     facts = (names[m.experiment_id], m.name, m.model_type, m.source_run_id, m.status, m.params, m.tags, m.creation_timestamp)
     return (*facts, points)
+
+
+@pytest.fixture(scope="session")
+def serve() -> Callable[..., AbstractContextManager[str]]:
+    """What starts `mlflow server`: backend URI and log file in, URL out. Its artifacts lie beside the log."""
+
+    @contextmanager
+    def started(backend: str, log: Path) -> Iterator[str]:
+        os.environ["MLFLOW_ARTIFACTS_DESTINATION"] = str(log.parent / "artifacts-of-server")
+        try:
+            server = mlflow_server(backend, log)
+            url = server.__enter__()
+        finally:
+            del os.environ["MLFLOW_ARTIFACTS_DESTINATION"]
+        try:
+            yield url
+        finally:
+            server.__exit__(None, None, None)
+
+    return started
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,154 @@
+"""What every sync does, whatever its target: list the source, find what is not as it was at the last sync, copy that in chunks."""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from itertools import islice
+
+import pyarrow as pa
+
+from spark_tracking.errors import NotFound
+from spark_tracking.sync import artifacts, points
+from spark_tracking.sync.bookmarks import Bookmark, Bookmarks
+from spark_tracking.sync.fingerprint import digests
+from spark_tracking.sync.registers import Row
+from spark_tracking.sync.result import Progress, SyncResult, Wanted
+from spark_tracking.sync.source import Source
+
+_log = logging.getLogger(__name__)
+RUNS_AT_ONCE = 500
+POINTS_AT_ONCE = 500_000
+_UNTOLD = ("update_time",)
+"""Columns that are no part of a row's state: a lake's `update_time` is when the row changed there."""
+
+
+class Copying(ABC):
+    """One sync of a source; a target adds how its things are written.
+
+    Attributes:
+        result: what was done so far.
+    """
+
+    def __init__(self, source: Source, marks: Bookmarks, wanted: Wanted, progress: Progress, target: str) -> None:
+        self._source = source
+        self._marks = marks
+        self._wanted = wanted
+        self._progress = progress
+        self._models = points.ModelPoints()
+        self.result = SyncResult(source.reader.name, target, wanted.dry_run)
+
+    @abstractmethod
+    def _copy_together(self, rows: list[Row]) -> None:
+        """Copy some runs; where that fails for several, each is tried alone."""
+
+    def _listed_experiments(self) -> list[Row]:
+        """The experiments that were asked for.
+
+        Raises:
+            NotFound: the source has none of a name or id.
+        """
+        wanted = self._wanted.experiments
+        rows: list[Row] = [row for batch in self._source.rows("experiments_latest") for row in batch.to_pylist()]
+        missing = [one for one in wanted if not any(one in (row["name"], row["experiment_id"]) for row in rows)]
+        if missing:
+            raise NotFound(
+                f"{self._source.reader.name} has no experiment '{missing[0]}', by name or id. "
+                "spark_tracking.read('experiments_latest') lists them."
+            )
+        return [row for row in rows if not wanted or row["name"] in wanted or row["experiment_id"] in wanted]
+
+    def _changed_runs(self, experiment_ids: tuple[str, ...]) -> Iterator[pa.RecordBatch]:
+        """The rows of runs that are not as they were at the last sync, with their `digest` and number of `points`."""
+        counts = self._source.point_counts()
+        options = {"experiment_ids": experiment_ids, "filter": self._wanted.filter, "start_after": self._wanted.since}
+        for batch in self._source.rows("runs_latest", **options):
+            ids = batch["run_id"].to_pylist()
+            numbers = [counts.get(id, 0) for id in ids] if self._source.counts else None
+            found = digests(batch, _UNTOLD, numbers)
+            changed = [i for i, (id, digest) in enumerate(zip(ids, found)) if self._wanted.verify or not self._same("run", id, digest)]
+            self.result.things["run"].seen += len(ids)
+            self._progress("run", len(ids) - len(changed))
+            if changed:
+                kept = batch.take(changed).append_column("digest", pa.array([found[i] for i in changed], pa.binary()))
+                yield kept.append_column("points", pa.array([numbers[i] if numbers else None for i in changed], pa.int64()))
+
+    def _same(self, kind: str, id: str, digest: bytes) -> bool:
+        return self._marks.is_same(kind, id, digest)
+
+    def _copy_runs(self, batches: Iterable[pa.RecordBatch]) -> None:
+        rows: list[Row] = []
+        cost = 0
+        for batch in batches:
+            for row in batch.to_pylist():
+                rows.append(row)
+                cost += row["points"] or 0
+                if len(rows) >= RUNS_AT_ONCE or cost >= POINTS_AT_ONCE:
+                    self._copy_chunk(rows)
+                    rows, cost = [], 0
+        if rows:
+            self._copy_chunk(rows)
+
+    def _copy_chunk(self, rows: list[Row]) -> None:
+        try:
+            self._copy_together(rows)
+        except Exception as error:
+            if len(rows) == 1:
+                self.result.fail("run", rows[0]["run_id"], error)
+                self._progress("run", 1)
+                return
+            _log.info("%d runs together: %s; now one by one", len(rows), error)
+            for row in rows:
+                self._copy_chunk([row])
+
+    def _points(self, rows: list[Row]) -> dict[str, pa.Table]:
+        """The points of those runs that may have any the target lacks, by run.
+
+        Raises:
+            NotFound: a run that the listing showed with metrics has none: it was deleted for good meanwhile.
+        """
+        fetched = [row for row in rows if self._has_news(row, self._marks.get("run", row["run_id"]))]
+        arrived = points.by_run(self._source.points(fetched))
+        for row in fetched:
+            if row["run_id"] not in arrived:
+                raise NotFound(f"The history of run {row['run_id']} cannot be read; it was deleted at the source since it was listed.")
+        return arrived
+
+    def _has_news(self, row: Row, marked: Bookmark | None) -> bool:
+        if not row["aggregated_metrics"]:
+            return False
+        return self._wanted.verify or marked is None or row["points"] is None or marked.points != row["points"]
+
+    def _list_models(self, experiment_ids: tuple[str, ...]) -> list[Row]:
+        """The logged models that are not as they were at the last sync."""
+        changed: list[Row] = []
+        for batch in self._source.rows("logged_models_latest", experiment_ids=experiment_ids):
+            for row, digest in zip(batch.to_pylist(), digests(batch)):
+                self._models.add(row)
+                self.result.things["logged_model"].seen += 1
+                if self._wanted.verify or not self._same("logged_model", row["model_id"], digest):
+                    changed.append({**row, "digest": digest})
+        return changed
+
+    @property
+    def _any_models(self) -> bool:
+        return bool(self.result.things["logged_model"].seen)
+
+    def _copy_files(self, uri: str | None, target: str | None) -> None:
+        if uri and target and not self._wanted.dry_run:
+            copied = artifacts.copy(self._source.artifact_uri(uri) or uri, target, self._wanted.verify)
+            self.result.files += copied.files
+            self.result.bytes += copied.bytes
+
+
+def chunks(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
+    """Lists of at most `size` rows."""
+    iterator = iter(rows)
+    while chunk := list(islice(iterator, size)):
+        yield chunk
+
+
+def base_of(marked: Bookmark | None) -> bytes:
+    """What the last sync saw of a thing, as `registers.marks` packs it."""
+    return b"" if marked is None else marked.base

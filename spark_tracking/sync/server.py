@@ -1,0 +1,173 @@
+"""An MLflow server as the target of a sync: its REST API for writing, and what the API does not promise.
+
+The API names runs and logged models itself, and a request whose answer is lost may have been carried out. So each carries from its
+creation on a tag that says what it is a copy of, and what was perhaps created is looked for before it is created again.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from spark_tracking.errors import InvalidInput, NotFound, PermissionRefused, SparkTrackingError, Unavailable
+from spark_tracking.sync.registers import Row
+from spark_tracking.sync.registry import LOCK
+from spark_tracking.sync.source import Source
+
+_log = logging.getLogger(__name__)
+ORIGIN = "spark_tracking.source"
+"""The tag that says what a thing is a copy of: `<source>/<id there>`."""
+MARK = "spark_tracking.synced"
+"""The tag that says in what state it was copied; a run without it was not copied to the end."""
+PARENT = "spark_tracking.parent"
+"""The tag that holds the parent's id at the source while the parent is not on the target."""
+ARTIFACTS = "spark_tracking.artifact_uri"
+"""The tag that says where a run's files are, where they were not copied."""
+ATTEMPTS = 6
+LOCK_BEAT_SECONDS = 5.0
+LOCK_STALE_SECONDS = 30.0
+_METRICS, _PARAMS, _TAGS = 900, 100, 100
+"""How much `runs/log-batch` takes at once: 1000 of all."""
+
+
+class Server:
+    """A target server.
+
+    Attributes:
+        source: the same server, as one reads it.
+        id: names it in the source lake's bookmarks.
+    """
+
+    def __init__(self, uri: str, requests_per_second: float | None, requests_at_once: int) -> None:
+        self.source = Source(uri, None, requests_per_second, requests_at_once)
+        self.id = self.source.id
+        self._http = self.source.http
+
+    def send(self, path: str, body: Mapping[str, Any], method: str = "POST") -> Any:
+        """A request whose repetition changes nothing."""
+        return self._http.send(method, path, body, ATTEMPTS)
+
+    def create(self, path: str, body: Mapping[str, Any], find: Callable[[], Any]) -> Any:
+        """A request that creates something; after a lost answer `find` says whether it is there (None: it is not)."""
+        for attempt in range(ATTEMPTS):
+            try:
+                return self._http.send("POST", path, body, 1)
+            except Unavailable:
+                time.sleep(min(0.3 * 2**attempt, 20))
+                found = find()
+                if found is not None:
+                    return found
+                if attempt == ATTEMPTS - 1:
+                    raise
+        raise AssertionError
+
+    def copies(self, experiment_ids: Sequence[str], origins: Sequence[str], low: int | None, high: int | None) -> Iterator[Row]:
+        """The runs that are copies from a source and started in a span (ms), the ends included."""
+        where = f"tags.`{ORIGIN}` = {_text(origins[0])}" if len(origins) == 1 else f"tags.`{ORIGIN}` LIKE '{origins[0].split('/')[0]}/%'"
+        wanted, ids = set(origins), tuple(dict.fromkeys(experiment_ids))
+        yield from (row for row in self.source.runs_between(ids, where, low, high) if dict(row["tags"])[ORIGIN] in wanted)
+
+    def run(self, id: str) -> Row:
+        """One run, with the models that it read and made.
+
+        Raises:
+            NotFound: it was deleted for good.
+        """
+        from spark_tracking.readers import rest_json
+
+        told = self._http.get("runs/get", run_id=id)["run"]
+        row: Row = rest_json.runs([told], "runs_latest").to_pylist()[0]
+        self.source.complete([row], True)
+        return row
+
+    def log(self, run_id: str, metrics: Sequence[Mapping[str, Any]], params: Mapping[str, str], tags: Mapping[str, str]) -> None:
+        """Any number of values; points and params are in before the first tag is."""
+        kinds: tuple[tuple[str, Sequence[Any], int], ...] = (
+            ("params", pairs(params.items()), _PARAMS),
+            ("metrics", metrics, _METRICS),
+            ("tags", pairs(tags.items()), _TAGS),
+        )
+        for kind, items, size in kinds:
+            for start in range(0, len(items), size):
+                self.send("runs/log-batch", {"run_id": run_id, kind: items[start : start + size]})
+
+    @contextmanager
+    def lock(self, source_id: str) -> Iterator[None]:
+        """One sync of a source at a time: the others wait. Registered models' names are what a server keeps unique.
+
+        A lock whose holder gives no sign of life for a while is taken over. Where the registry may not be written there is no lock.
+        """
+        name = f"{LOCK}{source_id}"
+        owner = f"{socket.gethostname()} {os.getpid()} {uuid.uuid4().hex[:8]}"
+        if not self._acquire(name, owner):
+            yield
+            return
+        done = threading.Event()
+        beat = threading.Thread(target=self._beat, args=(name, done), daemon=True)
+        beat.start()
+        try:
+            yield
+        finally:
+            done.set()
+            beat.join(LOCK_BEAT_SECONDS)
+            with suppress(SparkTrackingError):
+                self.send("registered-models/delete", {"name": name}, "DELETE")
+
+    def _acquire(self, name: str, owner: str) -> bool:
+        seen, since = "", time.monotonic()
+        while True:
+            try:
+                self._http.send("POST", "registered-models/create", {"name": name, "description": owner}, 1)
+                return True
+            except (PermissionRefused, NotFound) as error:
+                _log.info("no lock on %s: %s", self._http.shown, error)
+                return False
+            except (InvalidInput, Unavailable) as error:
+                try:
+                    model = self._http.get("registered-models/get", name=name)["registered_model"]
+                except NotFound:
+                    if isinstance(error, InvalidInput) and "already exists" not in str(error):
+                        return False  # a registry that does not take such names
+                    continue
+            if model.get("description") == owner:
+                return True
+            sign = str((model.get("description"), model.get("tags")))
+            if sign != seen:
+                seen, since = sign, time.monotonic()
+            elif time.monotonic() - since > LOCK_STALE_SECONDS:
+                with suppress(NotFound):
+                    self.send("registered-models/delete", {"name": name}, "DELETE")
+            time.sleep(LOCK_BEAT_SECONDS / 5)
+
+    def _beat(self, name: str, done: threading.Event) -> None:
+        count = 0
+        while not done.wait(LOCK_BEAT_SECONDS):
+            count += 1
+            with suppress(SparkTrackingError):
+                self._http.send("POST", "registered-models/set-tag", {"name": name, "key": "beat", "value": str(count)}, 1)
+
+
+def metric(name: str, value: float, time: int, step: int, of: Mapping[str, str | None]) -> dict[str, Any]:
+    """A point as `runs/log-batch` takes it; `of`: the model and data set it was logged for."""
+    shown: Any = value
+    if not math.isfinite(value):
+        shown = "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    told = {key: text for key, text in of.items() if text is not None}
+    return {"key": name, "value": shown, "timestamp": time, "step": step, **told}
+
+
+def pairs(items: Iterable[tuple[str, str]]) -> list[dict[str, str]]:
+    """Keys and values as the API takes them."""
+    return [{"key": key, "value": value} for key, value in items]
+
+
+def _text(value: str) -> str:
+    return "'" + value.replace("'", "''") + "'"
