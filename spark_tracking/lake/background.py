@@ -38,6 +38,10 @@ class Background(threading.Thread):
         self._urgent = self._urgent or urgent
         self._wake.set()
 
+    def refresh_later(self) -> None:
+        """Something went into the logs past the journals; the derived tables get it with the next refresh that is due."""
+        self._unrefreshed = True
+
     def stop(self) -> None:
         """End the thread, after what it is doing."""
         self._stopping = True

@@ -67,8 +67,9 @@ class ForkedLake(Lake):
     def count(self, kind: str, where: str | None = None) -> int:
         return int(self._ask("count", kind, where))
 
-    def metric_history(self, run_id: str, name: str | None = None) -> pa.Table:
-        return pa.ipc.open_stream(self._ask("metric_history", run_id, name)).read_all()
+    def metric_history(self, run_ids: str | Collection[str], name: str | None = None) -> pa.Table:
+        ids = run_ids if isinstance(run_ids, str) else list(run_ids)
+        return pa.ipc.open_stream(self._ask("metric_history", ids, name)).read_all()
 
     def write(self, events: Sequence[Event] = (), metrics: Sequence[MetricBlock] = (), polled: bool = False) -> None:
         blocks = [PackedBlock(b.run_id, b.model_id, pack_block(b)) for b in metrics]
@@ -138,8 +139,8 @@ def _serve(root: str) -> None:
         _send(sys.stdout.buffer, answer)
 
 
-def _history(lake: Lake, run_id: str, name: str | None) -> bytes:
-    table, sink = lake.metric_history(run_id, name), pa.BufferOutputStream()
+def _history(lake: Lake, run_ids: str | list[str], name: str | None) -> bytes:
+    table, sink = lake.metric_history(run_ids, name), pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as stream:
         stream.write_table(table)
     return bytes(sink.getvalue())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import threading
 import time
@@ -21,7 +22,7 @@ from spark_tracking.lake import check, history, maintain, storage
 from spark_tracking.lake import root as roots
 from spark_tracking.lake.background import Background
 from spark_tracking.lake.clock import Clock, milliseconds
-from spark_tracking.lake.columns import event_rows, metric_rows
+from spark_tracking.lake.columns import among, distinct_points, event_rows, metric_rows
 from spark_tracking.lake.flush import Flusher
 from spark_tracking.lake.journal import ROLL_BYTES
 from spark_tracking.lake.log import NAMES, Gone, Raced, Table, transaction
@@ -33,6 +34,7 @@ from spark_tracking.lake.tables import BY_KIND, BY_NAME, EVENTS_LOG, METRICS_LOG
 from spark_tracking.lake.view import View
 from spark_tracking.uri import LakeUri
 
+_log = logging.getLogger(__name__)
 REFRESH_SECONDS = 4.0
 """How often a long-lived writer refreshes the derived tables while nothing asks for it."""
 COMMIT_ATTEMPTS = 200
@@ -87,6 +89,7 @@ class Lake:
         self._flushed, self._flush_bytes = 0, config.FLUSH_BYTES.get()
         self._vacuumed = time.monotonic()
         self._history: tuple[tuple[object, ...], pa.Table] | None = None
+        self._torn = False  # a poll was interrupted
 
     # -- reading ------------------------------------------------------------------------------------------------
 
@@ -202,25 +205,29 @@ class Lake:
             points = points.distinct_points(where)
         return points.run(names, where)
 
-    def metric_history(self, run_id: str, name: str | None = None) -> pa.Table:
-        """All points of a run, or of one metric of it: the columns of `run_metrics_history`, each point once.
+    def metric_history(self, run_ids: str | Collection[str], name: str | None = None) -> pa.Table:
+        """All points of runs, or of one metric of them: the columns of `run_metrics_history`, each point once.
 
-        Ordered by metric, time, step and value.
+        Ordered by run (of several), metric, time, step and value. Several runs cost one read.
         """
+        ids = (run_ids,) if isinstance(run_ids, str) else tuple(sorted(set(run_ids)))
+        if not ids:
+            return METRICS_LOG.schema.empty_table()
         with self._lock:
             self._poll()
-            tail = self._view.tail_blocks(run_id)
+            tails = [self._view.tail_blocks(id) for id in ids]
             log = self._view.metrics
-            key = (run_id, name, log.update(), len(tail), tail[-1][:2] if tail else None)
+            key = (ids, name, log.update(), *((len(tail), tail[-1][:2] if tail else None) for tail in tails))
             if self._history is not None and self._history[0] == key:
                 return self._history[1]  # the next page of the same history
-            where = pc.field("run_id") == run_id
+            where = among("run_id", ids)
             stored = log.select(where if name is None else where & (pc.field("metric_name") == name))
-            blocks = [block for _, _, block in tail]
+            blocks = [block for tail in tails for _, _, block in tail]
         recent = metric_rows([("", Record(0, 0, [], blocks))])
         if name is not None:
             recent = recent.filter(pc.equal(recent["metric_name"], name))
-        points = distinct_points(pa.concat_tables([stored.cast(METRICS_LOG.schema), recent]))
+        by = ["metric_name"] if len(ids) == 1 else ["run_id", "metric_name"]
+        points = distinct_points(pa.concat_tables([stored.cast(METRICS_LOG.schema), recent]), by)
         self._history = (key, points)
         return points
 
@@ -257,7 +264,10 @@ class Lake:
             with self._lock:
                 number = self.names_number()
                 events = decide()
-                if not events or self.try_commit(number, events):
+                if not events:
+                    return
+                if self.try_commit(number, events):
+                    self._in_background().refresh_later()
                     return
             time.sleep(min(0.001 * 2 ** min(attempt, 6), 0.05))
         raise LakeError(f"Other processes changed names {COMMIT_ATTEMPTS} times in a row; try again later.")
@@ -282,6 +292,8 @@ class Lake:
                     return False
             if config.DURABLE.get():
                 self._names.sync_to_disk(before)
+            if self._names.version() % maintain.COMPACT_EVERY == 0:
+                maintain.compact(self._names)
             return True
 
     def clock(self) -> int:
@@ -433,9 +445,15 @@ class Lake:
     def _poll(self, bases: bool = True) -> None:
         self._polled = time.monotonic()
         try:
+            if self._torn:
+                raise Gone("the last poll was interrupted")
             self._view.poll(bases)
         except Gone:
             self._view = self._load_view()
+            self._torn = False
+        except BaseException:  # Ctrl+C between reading a record and folding it would lose it to this process
+            self._torn = True
+            raise
 
     def _load_view(self) -> View:
         try:
@@ -451,36 +469,18 @@ def _spec(table: str) -> TableSpec:
     return BY_NAME[table]
 
 
-def distinct_points(points: pa.Table) -> pa.Table:
-    """Points of one run, each once, ordered by metric, time, step and value (NaN last)."""
-    if points.num_rows < 2:
-        return points
-    names = points["metric_name"].combine_chunks()
-    texts = pc.unique(names)
-    order = pc.array_sort_indices(texts).to_pylist()
-    rank = pa.array(sorted(range(len(order)), key=order.__getitem__), pa.int32())
-    keys = pa.table(
-        {
-            "metric": rank.take(pc.index_in(names, texts)),
-            **{name: points[name] for name in ("metric_time", "metric_step", "metric_value", "record_id")},
-        }
-    )
-    by = [(name, "ascending") for name in keys.column_names[:-1]]
-    indices = pc.sort_indices(keys, sort_keys=by)
-    ordered = keys.take(indices)
-    repeated = None
-    for name in ("metric", "metric_step", "record_id"):
-        column = ordered[name].combine_chunks()
-        same = pc.equal(column.slice(1), column.slice(0, len(column) - 1))
-        repeated = same if repeated is None else pc.and_(repeated, same)
-    first = pa.concat_arrays([pa.array([True]), pc.invert(repeated)])
-    return points.take(indices.filter(first))
-
-
 def _close_all() -> None:
     for lake in list(Lake._open.values()):
-        if lake._files.exists(roots.MARKER):  # else somebody has removed the lake
-            lake.close()
+        try:
+            if lake._files.exists(roots.MARKER):  # else somebody has removed the lake
+                lake.close()
+        except BaseException as error:  # an exit has no caller; delta-rs panics with a BaseException
+            _log.warning(
+                "The lake at %s could not be settled at exit: %s. What was acknowledged is in its journal; the next process that "
+                "opens the lake brings it into the tables.",
+                lake.uri,
+                str(error).partition("\n")[0],
+            )
 
 
 def _after_fork() -> None:

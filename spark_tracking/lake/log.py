@@ -26,6 +26,8 @@ from spark_tracking.uri import without_queries
 WRITER_PROPERTIES = WriterProperties(compression="ZSTD", compression_level=3)
 NAMES = "names"
 """The application transaction that all commits which take or free a unique name contend for."""
+_FEW_COMMITS = 100
+"""Commits whose files are looked for by name; a longer way back begins with what the folder still has."""
 
 
 class Raced(Exception):
@@ -226,14 +228,15 @@ class Table:
 
     def _written(self, after: int) -> Iterator[str]:
         """The files of the commits after a version."""
-        for version in self.versions_since(0):
+        newest = self.version()
+        few = newest - after <= _FEW_COMMITS
+        for version in range(after + 1, newest + 1) if few else filter(after.__lt__, self.versions_since(0)):
             try:
-                text = self._files.read(self._commit_path(version)) if version > after else b""
+                text = self._files.read(self._commit_path(version))
             except FileNotFoundError:
                 continue  # cleaned away meanwhile: a checkpoint holds it
             yield from (f"{self.spec.name}/{file}" for file in _parse_commit(version, text).files)
-            if text:
-                yield self._commit_path(version)
+            yield self._commit_path(version)
 
 
 def transaction(name: str, version: int, retired: bool = False) -> Transaction:

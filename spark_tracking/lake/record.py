@@ -104,7 +104,12 @@ def _pack(message: object) -> bytes:
 
 
 def pack_block(block: MetricBlock) -> bytes:
-    """The points of a block as bytes. Times beyond what a Delta timestamp holds are its last, or first, moment."""
+    """The points of a block as bytes. Times beyond what a Delta timestamp holds are its last, or first, moment.
+
+    Raises:
+        InvalidInput: an id or name of what the points belong to is no text.
+    """
+    _require_texts(block.run_id, block.experiment_id, block.model_id, block.dataset_name, block.dataset_digest)
     times = block.times
     if times and (max(times) > LAST_MS or min(times) < -LAST_MS):
         times = [min(max(time, -LAST_MS), LAST_MS) for time in times]
@@ -123,12 +128,25 @@ def pack_block(block: MetricBlock) -> bytes:
 
 
 def last_of_each(events: Sequence[Event]) -> list[Event]:
-    """One event a register: within a call the last value stands, and the first of a param."""
+    """One event a register: within a call the last value stands, and the first of a param.
+
+    Raises:
+        InvalidInput: something in an event is no text; once in a journal it could never be flushed.
+    """
     kept: dict[tuple[str, ...], Event] = {}
     for event in events:
+        if event.key is None:
+            raise InvalidInput(f"A {event.field} of {event.kind} '{event.id}' has no name; give it one, of type str.")
+        _require_texts(*event)
         if event.field != "param" or event[:4] not in kept:
             kept[event[:4]] = event
     return list(kept.values())
+
+
+def _require_texts(*values: object) -> None:
+    for value in values:
+        if not (value is None or isinstance(value, str)):
+            raise InvalidInput(f"The value {value!r:.80} is of type {type(value).__name__}; expected a text, use str().")
 
 
 def encode(hlc: int, events: Sequence[Event], blocks: Sequence[PackedBlock]) -> bytes:

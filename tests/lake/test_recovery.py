@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 from deltalake import DeltaTable
 
-from spark_tracking.lake import Lake
+from spark_tracking.lake import Event, Lake, maintain
 from spark_tracking.lake.tables import BY_NAME
+from spark_tracking.lake.view import View
 from tests.lake.making import points, run_created, tag, what
 
 Another = Callable[[], Lake]
@@ -102,3 +103,34 @@ def test_readers_of_old_versions_are_not_disturbed_by_vacuum(lake: Lake, another
     assert what(reader.get("run", "r0")) == before
     assert reader.count("run") == 4
     assert {e.id for e in reader.search("run")} == {"r0", "r1", "r2", "r3"}
+
+
+def test_a_process_that_only_takes_names_keeps_the_log_small_and_is_seen_in_the_tables_once_it_exits(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(maintain, "COMPACT_EVERY", 8)
+    for n in range(20):
+        taken = [Event("registered_model", f"m{n:02}", "attr", "created", "1")]
+        lake.commit(lambda taken=taken: taken)  # type: ignore[misc]
+    assert len(DeltaTable(f"{lake.uri.root}/events").file_uris()) < 16
+    lake.close()
+    stored = DeltaTable(f"{lake.uri.root}/registered_models_latest").to_pyarrow_table(columns=["name"])
+    assert sorted(stored["name"].to_pylist()) == [f"m{n:02}" for n in range(20)]
+    assert lake.check().problems == []
+
+
+def test_an_interruption_between_reading_a_record_and_folding_it_loses_nothing(
+    lake: Lake, another: Another, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = another()
+    lake.write(run_created("r1"), [points("r1", "m", 1.0)])
+    with monkeypatch.context() as patch:
+        patch.setattr(View, "_fold_record", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            reader.get("run", "r1")
+    assert what(reader.get("run", "r1")) == what(lake.get("run", "r1"))
+    assert reader.get("run", "r1") is not None
+
+
+def interrupted(*_: object) -> None:
+    raise KeyboardInterrupt
