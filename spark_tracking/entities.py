@@ -88,25 +88,36 @@ def run(state: State) -> Run:
         tags=[RunTag(k, v) for k, v in state.items("tag").items()],
     )
     inputs = RunInputs(
-        dataset_inputs=[dataset_input(text) for text in state.items("dataset").values()],
+        dataset_inputs=_in_order(state.items("dataset").values()),
         model_inputs=[LoggedModelInput(model_id) for model_id in state.items("model_input")],
     )
     outputs = [LoggedModelOutput(model_id, int(step)) for model_id, step in state.items("model_output").items()]
     return Run(run_info(state), data, inputs, RunOutputs(outputs))
 
 
-def dataset_register(dataset: Dataset, tags: Iterable[InputTag] = ()) -> tuple[str, str]:
-    """The key and the value of a dataset's register, as the column `datasets` of `runs_latest` reads it."""
-    fields = ("name", "digest", "source_type", "source", "schema", "profile")
-    value = {**{name: getattr(dataset, name) for name in fields}, "tags": {tag.key: tag.value for tag in tags}}
+_DATASET = ("name", "digest", "source_type", "source", "schema", "profile")
+
+
+def dataset_register(dataset: Dataset, tags: Iterable[InputTag] = (), order: int = 0) -> tuple[str, str]:
+    """The key and the value of a dataset's register, as the column `datasets` of `runs_latest` reads it.
+
+    Args:
+        order: how many datasets the run had logged before.
+    """
+    value = {**{name: getattr(dataset, name) for name in _DATASET}, "tags": {tag.key: tag.value for tag in tags}, "order": order}
     return f"{dataset.digest}/{dataset.name}", json.dumps(value)
 
 
 def dataset_input(text: str) -> DatasetInput:
     """The inverse of `dataset_register`, from its value."""
     fields = json.loads(text)
-    tags = [InputTag(k, v) for k, v in fields.pop("tags").items()]
-    return DatasetInput(dataset=Dataset(**fields), tags=tags)
+    tags = [InputTag(k, v) for k, v in fields["tags"].items()]
+    return DatasetInput(dataset=Dataset(**{name: fields[name] for name in _DATASET}), tags=tags)
+
+
+def _in_order(texts: Iterable[str]) -> list[DatasetInput]:
+    """The inputs as they were logged; those of lakes that did not note it yet by their keys."""
+    return [dataset_input(text) for text in sorted(texts, key=lambda text: json.loads(text).get("order", 0))]
 
 
 def logged_model(state: State) -> LoggedModel:

@@ -217,7 +217,7 @@ def logged_models_predicate(filter_string: str | None, datasets: Sequence[Mappin
         kind, key = comparison.entity.type.value, comparison.entity.key
         if kind == "metrics":
             measured = True
-            inner = all_of(f"m['metric_name'] = {quote(key)}", _number("m['value']", comparison.op, comparison.value))
+            inner = all_of(f"m['metric_name'] = {quote(key)}", _metric("m['value']", comparison.op, comparison.value))
             clauses.append(_any("model_id", "metrics", "m", f"{inner} AND ({on})" if on else inner))
         elif kind in ("params", "tags"):
             clauses.append(_text(f"{kind}[{quote(key)}]", comparison.op, comparison.value))

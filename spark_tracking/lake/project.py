@@ -58,7 +58,7 @@ def _run(e: Entity) -> Row:
         "artifact_uri": e.attr("artifact_uri"),
         "lifecycle_stage": e.attr("lifecycle_stage"),
         "metrics": [(n, m.latest.value) for n, m in sorted(e.metrics.items())],
-        "datasets": [_dataset(text) for text in e.items("dataset").values()],
+        "datasets": sorted(map(_dataset, e.items("dataset").values()), key=lambda dataset: dataset.pop("order", 0)),
         "model_inputs": list(e.items("model_input")),
         "model_outputs": [{"model_id": k, "step": int(v)} for k, v in e.items("model_output").items()],
     }

@@ -21,12 +21,13 @@ from spark_tracking.lake import Entity, Event
 from spark_tracking.store.base import LakeBacked, attrs, invalid, not_found, now, offset_of, page, pairs
 
 KIND = "experiment"
-DEFAULT_ID = "0"
 _LAST = "last_id"
 
 
 class Experiments(LakeBacked):
     """The part of the tracking store that keeps experiments."""
+
+    DEFAULT_EXPERIMENT_ID = "0"
 
     def create_experiment(self, name: str, artifact_location: str | None = None, tags: Sequence[ExperimentTag] | None = None) -> str:
         """A new experiment's id."""
@@ -48,7 +49,7 @@ class Experiments(LakeBacked):
             return [
                 *attrs(KIND, id, **values, lifecycle_stage=LifecycleStage.ACTIVE),
                 *pairs(KIND, id, "tag", tags or ()),
-                *attrs(KIND, DEFAULT_ID, **{_LAST: id}),
+                *attrs(KIND, self.DEFAULT_EXPERIMENT_ID, **{_LAST: id}),
             ]
 
         self.lake.commit(decide)
@@ -129,7 +130,7 @@ class Experiments(LakeBacked):
         self.lake.purge(KIND, [experiment.id])
 
     def _experiment(self, experiment_id: str, stage: str | None = None) -> Entity:
-        id = search.experiment_id(experiment_id or DEFAULT_ID)
+        id = search.experiment_id(experiment_id or self.DEFAULT_EXPERIMENT_ID)
         experiment = self.lake.get(KIND, id)
         if experiment is None or (stage and experiment.attr("lifecycle_stage") != stage):
             raise not_found(f"No Experiment with id={id} exists")
@@ -148,7 +149,7 @@ class Experiments(LakeBacked):
         return next(iter(self.lake.find(KIND, "name", name)), None)
 
     def _next_experiment_id(self) -> str:
-        default = self.lake.get(KIND, DEFAULT_ID)
+        default = self.lake.get(KIND, self.DEFAULT_EXPERIMENT_ID)
         last = default.number(_LAST) if default else None
         if last is None:  # someone deleted the default experiment for good
             ids = self.lake.scan("experiments_latest", ["experiment_id"])

@@ -63,11 +63,9 @@ class Metrics(Runs):
     def get_metric_history_bulk(self, run_ids: Sequence[str], metric_key: str, max_results: int) -> list[MetricWithRunId]:
         """The first points of one metric of several runs, by run id, time, step and value."""
         found: list[MetricWithRunId] = []
-        for run_id in sorted(set(run_ids)):
-            points = self._history(run_id, metric_key).slice(0, max_results - len(found))
-            found += [_with_run(run_id, metric_key, value, time, step) for time, step, value in zip(*_columns(points))]
-            if len(found) >= max_results:
-                break
+        for run_id, points in self._histories(run_ids, metric_key).items():
+            rows = _columns(points.slice(0, max_results - len(found)))
+            found += [_with_run(run_id, metric_key, value, time, step) for time, step, value in zip(*rows)]
         return found
 
     def get_max_step_for_metric(self, run_id: str, metric_key: str) -> int:
@@ -78,7 +76,7 @@ class Metrics(Runs):
         self, run_id: str, metric_key: str, steps: Sequence[int], max_results: int
     ) -> list[MetricWithRunId]:
         """The points at these steps, by step, time and value."""
-        rows = [row for row in self._rows_by_step(run_id, metric_key) if row[0] in set(steps)]
+        rows = [row for row in _rows_by_step(self._history(run_id, metric_key)) if row[0] in set(steps)]
         return [_with_run(run_id, metric_key, _value(row), row[1], row[0]) for row in rows[:max_results]]
 
     def get_metric_history_bulk_interval(
@@ -89,9 +87,9 @@ class Metrics(Runs):
             raise MlflowException.invalid_parameter_value(
                 "Both start_step and end_step must be specified together, or neither may be specified."
             )
-        found = []
+        found, histories = [], self._histories(run_ids, metric_key)
         for run_id in run_ids:
-            rows = self._rows_by_step(run_id, metric_key, start_step, end_step)
+            rows = _rows_by_step(histories[run_id], start_step, end_step) if run_id in histories else []
             sampled = (rows[i] for i in _sample(len(rows), max(1, max_results)))
             found += [_with_run(run_id, metric_key, _value(row), row[1], row[0]) for row in sampled]
         return found
@@ -99,22 +97,38 @@ class Metrics(Runs):
     def _history(self, run_id: str, key: str) -> pa.Table:
         """The points of one metric by time, step and value; none for a run that is not there (any more)."""
         points = self.lake.metric_history(run_id, key or "")  # to the lake, no name means all
-        if not (points.num_rows and self.lake.get("run", run_id)):
-            return points.slice(0, 0)
-        nan = pc.is_nan(points["metric_value"])
-        if not pc.any(nan).as_py():
-            return points
-        # NaN stands among points of one time and step where MLflow's SQL store has it: as 0 with a flag
-        by = points.select(["metric_time", "metric_step"]).append_column("value", pc.if_else(nan, 0.0, points["metric_value"]))
-        return points.take(pc.sort_indices(by, sort_keys=[(name, "ascending") for name in by.column_names]))
+        return _as_in_sql(points if points.num_rows and self.lake.get("run", run_id) else points.slice(0, 0))
 
-    def _rows_by_step(self, run_id: str, key: str, start: int | None = None, end: int | None = None) -> list[Row]:
-        points = self._history(run_id, key)
-        if start is not None and end is not None:
-            steps = points["metric_step"]
-            points = points.filter(pc.and_(pc.greater_equal(steps, start), pc.less_equal(steps, end)))
-        rows = [(s, t, 0.0 if math.isnan(v) else v, math.isnan(v)) for t, s, v in zip(*_columns(points))]
-        return sorted(rows)
+    def _histories(self, run_ids: Sequence[str], key: str) -> dict[str, pa.Table]:
+        """The same of several runs by run id, those without points left out; one read for all."""
+        if len(set(run_ids)) == 1:
+            points = self._history(run_ids[0], key)
+            return {run_ids[0]: points} if points.num_rows else {}
+        points = self.lake.metric_history(run_ids, key or "")
+        there = self.lake.get_many("run", set(run_ids))
+        histories, start = {}, 0
+        for run_id, count in zip(*(column.to_pylist() for column in pc.value_counts(points["run_id"]).flatten())):
+            if run_id in there:
+                histories[run_id] = _as_in_sql(points.slice(start, count))
+            start += count
+        return histories
+
+
+def _as_in_sql(points: pa.Table) -> pa.Table:
+    """One run's points, ordered by time, step and value, with NaN where MLflow's SQL store has it: as 0 with a flag."""
+    nan = pc.is_nan(points["metric_value"])
+    if not pc.any(nan).as_py():
+        return points
+    by = points.select(["metric_time", "metric_step"]).append_column("value", pc.if_else(nan, 0.0, points["metric_value"]))
+    return points.take(pc.sort_indices(by, sort_keys=[(name, "ascending") for name in by.column_names]))
+
+
+def _rows_by_step(points: pa.Table, start: int | None = None, end: int | None = None) -> list[Row]:
+    if start is not None and end is not None:
+        steps = points["metric_step"]
+        points = points.filter(pc.and_(pc.greater_equal(steps, start), pc.less_equal(steps, end)))
+    rows = [(s, t, 0.0 if math.isnan(v) else v, math.isnan(v)) for t, s, v in zip(*_columns(points))]
+    return sorted(rows)
 
 
 def _plainly_valid(metrics: Sequence[Metric]) -> bool:

@@ -101,7 +101,7 @@ class Runs(Experiments):
         values: dict[str, Any] = {"status": status, "end_time": check_time("end_time", end_time), "run_name": run_name or None}
         events = attrs(KIND, run_id, **drop_none(values))
         if run_name:
-            events.append(Event(KIND, run_id, "tag", MLFLOW_RUN_NAME, run_name))
+            events.append(Event(KIND, run_id, "tag", MLFLOW_RUN_NAME, str(run_name)))
         self.lake.write(events)
         if run_status is not None and RunStatus.is_terminated(run_status):
             self.lake.settle(wait=MLFLOW_PARENT_RUN_ID not in run.items("tag"))
@@ -198,7 +198,7 @@ class Runs(Experiments):
     def log_outputs(self, run_id: str, models: list[LoggedModelOutput]) -> None:
         """Note which logged models a run made, and at which step."""
         self._active_run(run_id)
-        self.lake.write([Event(KIND, run_id, "model_output", model.model_id, str(model.step)) for model in models])
+        self.lake.write([Event(KIND, run_id, "model_output", model.model_id, str(int(model.step))) for model in models])
 
     def _dataset_events(self, run: Entity, datasets: list[DatasetInput]) -> list[Event]:
         if any(one.dataset is None for one in datasets):
@@ -211,7 +211,8 @@ class Runs(Experiments):
             if key in mine or key in events:
                 continue
             first = entities.dataset_input(known.get(key, described)).dataset
-            events[key] = [Event(KIND, run.id, "dataset", key, entities.dataset_register(first, one.tags)[1])]
+            value = entities.dataset_register(first, one.tags, order=len(mine) + len(events))[1]
+            events[key] = [Event(KIND, run.id, "dataset", key, value)]
             if key not in known:
                 events[key].append(Event("experiment", experiment.id, "dataset", key, described))
         return [event for two in events.values() for event in two]

@@ -28,17 +28,6 @@ except ImportError:  # MLflow 3.0, which Databricks Runtime 17.3 LTS brings
             super().__init__(message, error_code=NOT_IMPLEMENTED)
 
 
-try:
-    from mlflow.exceptions import MlflowNotImplementedException
-except ImportError:  # the first MLflows of 3.x have the code without a class for it
-
-    class MlflowNotImplementedException(MlflowException):  # type: ignore[no-redef]
-        """What newer MLflows raise with the status 501."""
-
-        def __init__(self, message: str = "") -> None:
-            super().__init__(message, NOT_IMPLEMENTED)
-
-
 Method = Callable[..., Any]
 
 _SQL_SERVER = "an MLflow server with an SQL backend"

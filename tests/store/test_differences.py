@@ -33,6 +33,8 @@ def test_nan_of_a_logged_model_is_kept_where_sql_makes_it_zero(store: LakeTracki
     model_id = store.create_logged_model("0").model_id
     store.log_metric(run_id, Metric("m", math.nan, 1, 1, model_id=model_id))
     assert math.isnan(store.get_logged_model(model_id).metrics[0].value)
+    found = {text: len(store.search_logged_models(["0"], f"metrics.m {text}")) for text in ("> 0", "<= 0", "= 0", "!= 0")}
+    assert found == {"> 0": 0, "<= 0": 0, "= 0": 0, "!= 0": 1}
 
 
 def test_a_status_of_logged_models_is_searched_by_its_name_where_sql_wants_a_number(store: LakeTrackingStore) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import mlflow
 import pytest
-from mlflow.entities import LoggedModelParameter, LoggedModelTag, Metric, Param, RunTag
+from mlflow.entities import LoggedModelInput, LoggedModelOutput, LoggedModelParameter, LoggedModelTag, Metric, Param, RunTag
 from mlflow.entities.model_registry import RegisteredModelTag
 from mlflow.exceptions import MlflowException
 from packaging.version import Version
@@ -81,6 +81,29 @@ def test_versions_are_not_ordered_by_tags_nor_made_from_half_a_uri(on_both: Call
         s.create_model_version("m", "models:/")
 
     on_both(script)
+
+
+def test_what_is_no_text_is_refused_before_it_reaches_a_journal_that_could_never_be_flushed(store: LakeTrackingStore) -> None:
+    run_id = store.create_run("0", "u", 1, [], "run").info.run_id
+    model_id = store.create_logged_model("0").model_id
+    number: Any = 5
+    for call in (
+        lambda: store.create_run("0", "u", 1, [RunTag(number, "v")], "run"),
+        lambda: store.log_inputs(run_id, models=[LoggedModelInput(number)]),
+        lambda: store.log_inputs(run_id, models=[LoggedModelInput(NOTHING)]),
+        lambda: store.log_outputs(run_id, [LoggedModelOutput("m-1", "x")]),
+        lambda: store.log_metric(run_id, Metric("m", 1.0, 1, 1, model_id=number)),
+        lambda: store.set_logged_model_tags(model_id, [LoggedModelTag(NOTHING, "v")]),
+        lambda: store.log_logged_model_params(model_id, [LoggedModelParameter(number, "v")]),
+        lambda: store.create_logged_model("0", params=[LoggedModelParameter(NOTHING, "v")]),
+    ):
+        with pytest.raises((MlflowException, TypeError, ValueError)):
+            call()
+    store.update_run_info(run_id, None, None, number)
+    store.lake.settle()
+    run, model = store.get_run(run_id), store.get_logged_model(model_id)
+    assert (run.info.run_name, run.data.metrics, run.inputs.model_inputs, run.outputs.model_outputs) == ("5", {}, [], [])
+    assert (model.tags, model.params) == ({}, {})
 
 
 def test_a_metric_without_a_name_has_no_history(store: LakeTrackingStore) -> None:

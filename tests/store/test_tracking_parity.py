@@ -290,6 +290,39 @@ def test_inputs_and_outputs_are_noted_once(on_both: Callable[[Script], None]) ->
     on_both(script)
 
 
+def test_inputs_stand_in_the_order_of_their_logging(on_both: Callable[[Script], None]) -> None:
+    def script(s: Any) -> None:
+        id = a_run(s).info.run_id
+        s.log_inputs(
+            id,
+            [DatasetInput(Dataset(name, digest, "t", "s"), [InputTag("k", name)]) for name, digest in (("b", "9"), ("a", "8"), ("c", "1"))],
+        )
+        s.log_inputs(id, [DatasetInput(Dataset("a", "1", "t", "s"), []), DatasetInput(Dataset("b", "9", "t", "s"), [])])
+        s.get_run(id)
+        s.search_runs(["0"], None, ViewType.ALL)
+
+    on_both(script)
+
+
+def test_histories_of_several_runs_come_together(on_both: Callable[[Script], None]) -> None:
+    def script(s: Any) -> None:
+        tracking = s.backend.tracking
+        runs = [a_run(s).info.run_id for _ in range(3)]
+        for number, run in enumerate(runs):
+            s.log_batch(run, [Metric("m", math.nan if i == 2 else 10.0 * number + i, i, i) for i in range(6)], [], [])
+            s.log_metric(run, Metric("other", 1.0, 1, 1))
+        for run in runs:
+            s.seen.append(("bulk", [s.plain(m) for m in tracking.get_metric_history_bulk([*runs, "nope"], "m", 100) if m.run_id == run]))
+        s.seen.append(("first of all", [len(tracking.get_metric_history_bulk(runs, "m", size)) for size in (0, 7, 100)]))
+        s.get_metric_history_bulk_interval([runs[2], runs[0], "nope", runs[2]], "m", 3, None, None)
+        s.get_metric_history_bulk_interval(runs, "m", 2, 1, 4)
+        s._hard_delete_run(runs[1])
+        s.get_metric_history_bulk_interval(runs, "m", 100, None, None)
+        s.get_metric_history_bulk([], "m", 10)
+
+    on_both(script)
+
+
 def test_logged_models_live_from_creation_to_deletion(on_both: Callable[[Script], None]) -> None:
     def script(s: Any) -> None:
         run = a_run(s).info.run_id
