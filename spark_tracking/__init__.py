@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from spark_tracking.cluster.executors import executor_run as executor_run
     from spark_tracking.cluster.executors import executor_tracking as executor_tracking
     from spark_tracking.jobs.doctor import doctor as doctor
+    from spark_tracking.jobs.first_cell import use as use
     from spark_tracking.readers import read as read
     from spark_tracking.scoring import score_table as score_table
     from spark_tracking.scoring import score_udf as score_udf
-    from spark_tracking.sources import use as use
     from spark_tracking.store.deletion import delete_run as delete_run
 
 __version__ = "0.1.0"
@@ -29,7 +29,7 @@ _HOMES = {
     "doctor": "spark_tracking.jobs.doctor",
     "executor_run": "spark_tracking.cluster.executors",
     "executor_tracking": "spark_tracking.cluster.executors",
-    "use": "spark_tracking.sources",
+    "use": "spark_tracking.jobs.first_cell",
     "read": "spark_tracking.readers",
     "score_table": "spark_tracking.scoring",
     "score_udf": "spark_tracking.scoring",

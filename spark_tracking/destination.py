@@ -83,18 +83,29 @@ class Destination:
 
 
 @dataclass(frozen=True)
+class Note:
+    """What an administrator should know: `text`, and where something should be done about it, `fix`."""
+
+    text: str
+    fix: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.text} {self.fix}".rstrip()
+
+
+@dataclass(frozen=True)
 class Plan:
     """What a start sets.
 
     Attributes:
         destination: where runs go.
         variables: environment variables by name, for every Python process of the cluster. Never a secret.
-        notes: what an administrator should know, one sentence each.
+        notes: what an administrator should know.
     """
 
     destination: Destination
     variables: Mapping[str, str]
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[Note, ...] = field(default=())
 
 
 def resolve(environ: Mapping[str, str] | None = None, find_region: FindRegion | None = None) -> Plan:
@@ -334,27 +345,26 @@ def _typos(environ: Mapping[str, str]) -> list[tuple[str, str]]:
     return [(name, next(iter(difflib.get_close_matches(name, known, 1)), "")) for name in strange]
 
 
-def _notes(environ: Mapping[str, str], destination: Destination) -> list[str]:
-    notes = []
-    for name, near in _typos(environ):
-        notes.append(f"{name} is not a setting of spark-tracking." + (f" Did you mean {near}?" if near else ""))
+def _notes(environ: Mapping[str, str], destination: Destination) -> list[Note]:
+    notes = [
+        Note(f"{name} is not a setting of spark-tracking.", f"Did you mean {near}?" if near else "Take it away.")
+        for name, near in _typos(environ)
+    ]
     before = environ.get("MLFLOW_TRACKING_URI", "")
     if before and before != destination.uri:
-        notes.append(f"MLFLOW_TRACKING_URI was '{redact(before)}' and becomes '{destination.uri}': {config.URI.name} decides.")
+        notes.append(Note(f"MLFLOW_TRACKING_URI was '{redact(before)}' and becomes '{destination.uri}': {config.URI.name} decides."))
     if environ.get("MLFLOW_EXPERIMENT_NAME") or environ.get("MLFLOW_EXPERIMENT_ID"):
-        notes.append(
-            "MLFLOW_EXPERIMENT_NAME or _ID is set for the whole cluster: it sends subprocesses of a job that calls "
-            f"set_experiment elsewhere. Prefer {config.EXPERIMENT.name}."
+        text = (
+            "MLFLOW_EXPERIMENT_NAME or _ID is set: for a whole cluster it sends subprocesses of a job that calls set_experiment elsewhere."
         )
+        notes.append(Note(text, f"Set {config.EXPERIMENT.name} instead."))
     if destination.kind == "lake":
-        notes.append(
-            "Scala's MlflowContext and R do not know a lake's URI: give them `mlflow server --backend-store-uri "
-            f"'{destination.uri}'` on one node, and its http:// address."
-        )
+        text = "Scala's MlflowContext and R do not know a lake's URI: give them `mlflow server --backend-store-uri "
+        notes.append(Note(f"{text}'{destination.uri}'` on one node, and its http:// address."))
         if destination.uri.startswith("delta:///"):
-            notes.append(f"'{destination.uri}' is a local folder: every node must see the same one (NFS or the like).")
+            notes.append(Note(f"'{destination.uri}' is a local folder: every node must see the same one (NFS or the like)."))
     if destination.uri.startswith("http://") and any(environ.get(f"MLFLOW_TRACKING_{name}") for name in ("PASSWORD", "TOKEN")):
-        notes.append("Credentials go to an http:// server unencrypted. Prefer https://.")
+        notes.append(Note("Credentials go to an http:// server unencrypted.", "Prefer https://."))
     return notes
 
 

@@ -16,14 +16,13 @@ _API = "2024-04-01"  # a stable version of the workspaces' API: learn.microsoft.
 _TIMEOUT = 20.0
 
 
-def credential(environ: Mapping[str, str] | None = None, **options: Any) -> Any:
+def credential(environ: Mapping[str, str] | None = None) -> Any:
     """An azure-identity credential from the environment alone: a service principal, a workload identity or a managed identity.
 
     Unlike the chain of azureml-mlflow, it never opens a browser and never asks for a device code.
 
     Args:
         environ: `AZURE_TENANT_ID`, `AZURE_CLIENT_ID`, `AZURE_CLIENT_SECRET` and their like; the process's by default.
-        options: passed to azure-identity's class, such as `authority`.
 
     Raises:
         InvalidState: azure-identity is not installed.
@@ -35,15 +34,15 @@ def credential(environ: Mapping[str, str] | None = None, **options: Any) -> Any:
     environ = os.environ if environ is None else environ
     tenant, client = environ.get("AZURE_TENANT_ID", ""), environ.get("AZURE_CLIENT_ID", "")
     if secret := environ.get("AZURE_CLIENT_SECRET"):
-        return identity.ClientSecretCredential(tenant, client, secret, **options)
+        return identity.ClientSecretCredential(tenant, client, secret)
     if certificate := environ.get("AZURE_CLIENT_CERTIFICATE_PATH"):
-        return identity.CertificateCredential(tenant, client, certificate, **options)
+        return identity.CertificateCredential(tenant, client, certificate)
     if token_file := environ.get("AZURE_FEDERATED_TOKEN_FILE"):
-        return identity.WorkloadIdentityCredential(tenant_id=tenant, client_id=client, token_file_path=token_file, **options)
-    return identity.ManagedIdentityCredential(client_id=client or None, **options)
+        return identity.WorkloadIdentityCredential(tenant_id=tenant, client_id=client, token_file_path=token_file)
+    return identity.ManagedIdentityCredential(client_id=client or None)
 
 
-def token(scope: str = f"{RESOURCE_MANAGER}/.default", **options: Any) -> Any:
+def token(scope: str = f"{RESOURCE_MANAGER}/.default") -> Any:
     """An access token (`.token`, `.expires_on` in seconds since 1970), from azure-identity's own cache while it is fresh.
 
     Raises:
@@ -53,7 +52,7 @@ def token(scope: str = f"{RESOURCE_MANAGER}/.default", **options: Any) -> Any:
     from azure.core.exceptions import AzureError
 
     try:
-        return credential(**options).get_token(scope)
+        return credential().get_token(scope)
     except AzureError as error:
         raise PermissionRefused(
             f"Azure gives no token: {str(error).splitlines()[0]} Check AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET "
@@ -61,7 +60,7 @@ def token(scope: str = f"{RESOURCE_MANAGER}/.default", **options: Any) -> Any:
         ) from None
 
 
-def find_region(subscription: str, group: str, workspace: str, manager: str = RESOURCE_MANAGER) -> str:
+def find_region(subscription: str, group: str, workspace: str) -> str:
     """Ask Azure where a workspace lies; one call.
 
     Raises:
@@ -72,20 +71,22 @@ def find_region(subscription: str, group: str, workspace: str, manager: str = RE
     """
     import requests
 
-    url = (
-        f"{manager}/subscriptions/{subscription}/resourceGroups/{group}/providers/Microsoft.MachineLearningServices/workspaces/{workspace}"
-    )
+    path = f"subscriptions/{subscription}/resourceGroups/{group}/providers/Microsoft.MachineLearningServices/workspaces/{workspace}"
     bearer = token().token
     try:
-        answer = requests.get(url, params={"api-version": _API}, headers={"Authorization": f"Bearer {bearer}"}, timeout=_TIMEOUT)
+        answer = requests.get(
+            f"{RESOURCE_MANAGER}/{path}", params={"api-version": _API}, headers={"Authorization": f"Bearer {bearer}"}, timeout=_TIMEOUT
+        )
     except requests.RequestException as error:
-        raise Unavailable(f"{manager} does not answer ({type(error).__name__}). Set SPARK_TRACKING_AZURE_REGION to do without.") from None
+        raise Unavailable(
+            f"{RESOURCE_MANAGER} does not answer ({type(error).__name__}). Set SPARK_TRACKING_AZURE_REGION to do without."
+        ) from None
     if answer.status_code == 404:
         raise InvalidSetting(f"There is no Azure ML workspace '{workspace}' in resource group '{group}' of subscription {subscription}.")
     if answer.status_code in (401, 403):
         raise PermissionRefused(f"The identity may not read the workspace '{workspace}'. Give it the role Reader, or set the region.")
     if not answer.ok:
-        raise Unavailable(f"{manager} answered {answer.status_code}. Set SPARK_TRACKING_AZURE_REGION to do without.")
+        raise Unavailable(f"{RESOURCE_MANAGER} answered {answer.status_code}. Set SPARK_TRACKING_AZURE_REGION to do without.")
     return str(answer.json()["location"])
 
 

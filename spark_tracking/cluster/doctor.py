@@ -6,10 +6,12 @@ import base64
 import json
 import os
 import re
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from spark_tracking import config
 from spark_tracking.cluster import experiments, place
@@ -27,7 +29,9 @@ _CREDENTIALS = {
     "lake": ("AWS_ACCESS_KEY_ID", "AWS_PROFILE", "AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_SAS_TOKEN",
              "AZURE_CLIENT_ID", "GOOGLE_APPLICATION_CREDENTIALS"),
 }  # fmt: skip
-_REACH_SECONDS = "8"
+_CALL_SECONDS = "8"  # for an HTTP request
+_REACH_SECONDS = 40.0  # for all of them, and for stores that have patience of their own
+T = TypeVar("T")
 
 
 def examine(*, read_only: bool = False) -> Iterator[Finding]:
@@ -68,7 +72,7 @@ def _start() -> Iterator[Finding]:
             yield Finding(ERROR, "settings", error.message, "Correct the setting and restart the cluster.")
         else:
             for note in plan.notes:
-                yield Finding(WARNING, "settings", note)
+                yield Finding(WARNING if note.fix else OK, "settings", note.text, note.fix)
     current, now = config.CONFIGURED.get(), fingerprint_in(config.ENV_FILE.get())
     if now and current != now:
         text = f"This process was started with settings {current or '(none)'}, but {config.ENV_FILE.get()} now holds {now}."
@@ -94,7 +98,9 @@ def _tracking(uri: str) -> Iterator[Finding]:
     if tracking._tracking_uri is not None:
         rule = "mlflow.set_tracking_uri in this process"
     elif os.environ.get("MLFLOW_TRACKING_URI"):
-        rule = "the cluster's start" if config.CONFIGURED.get() else "the variable MLFLOW_TRACKING_URI"
+        rule = "the variable MLFLOW_TRACKING_URI"
+        if config.CONFIGURED.get():
+            rule = "the cluster's start" if config.ENV_FILE.get() else "spark_tracking.use, or the cluster's configuration"
     else:
         rule = "the default of the platform or MLflow: nothing else is set"
     yield Finding(OK, "tracking", f"{redact(uri)}, by {rule}.")
@@ -185,37 +191,66 @@ def _expiry(name: str, expires: float) -> Finding:
 def _reach(kind: str, uri: str, read_only: bool) -> Iterator[Finding]:
     import mlflow
 
-    with temporary_variables({"MLFLOW_HTTP_REQUEST_TIMEOUT": _REACH_SECONDS, "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}):
-        client = mlflow.MlflowClient()
+    with temporary_variables({"MLFLOW_HTTP_REQUEST_TIMEOUT": _CALL_SECONDS, "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}):
         begun = time.perf_counter()
         try:
-            client.search_experiments(max_results=1)
+            in_time(lambda: mlflow.MlflowClient().search_experiments(max_results=1), _REACH_SECONDS)
         except Exception as error:
             yield Finding(ERROR, "read", f"The server cannot be read: {_short(error)}", _fix_for(error, kind))
             return
         yield Finding(OK, "read", f"The server answers ({(time.perf_counter() - begun) * 1000:.0f} ms).")
         if not read_only:
-            yield _write(client, kind)
+            yield _write(kind)
 
 
-def _write(client: Any, kind: str) -> Finding:
-    """Create a run, log to it and delete it: nothing less proves that the next job may."""
-    from mlflow.tracking import fluent
-
+def _write(kind: str) -> Finding:
     try:
-        name = experiments.experiment_name()
-        found = client.get_experiment_by_name(name) if name else None
-        number = found.experiment_id if found else fluent._active_experiment_id or (None if kind == "databricks" else "0")
-        if number is None:
-            return Finding(OK, "write", "Not tried: the experiment is only known inside a notebook or job.")
-        run = client.create_run(number, run_name="spark-tracking doctor", tags={"spark_tracking.doctor": "true"})
-        try:
-            client.log_metric(run.info.run_id, "probe", 1.0)
-        finally:
-            client.delete_run(run.info.run_id)
+        number = in_time(lambda: _probe(kind), _REACH_SECONDS)
     except Exception as error:
         return Finding(ERROR, "write", f"A run cannot be written: {_short(error)}", _fix_for(error, kind))
+    if number is None:
+        return Finding(OK, "write", "Not tried: the experiment is only known inside a notebook or job.")
     return Finding(OK, "write", f"A run was written to experiment {number} and deleted again.")
+
+
+def _probe(kind: str) -> str | None:
+    """Create a run, log to it and delete it, and return its experiment: nothing less proves that the next job may."""
+    import mlflow
+    from mlflow.tracking import fluent
+
+    client = mlflow.MlflowClient()
+    name = experiments.experiment_name()
+    found = client.get_experiment_by_name(name) if name else None
+    number = found.experiment_id if found else fluent._active_experiment_id or (None if kind == "databricks" else "0")
+    if number is None:
+        return None
+    run = client.create_run(number, run_name="spark-tracking doctor", tags={"spark_tracking.doctor": "true"})
+    try:
+        client.log_metric(run.info.run_id, "probe", 1.0)
+    finally:
+        client.delete_run(run.info.run_id)
+    return str(number)
+
+
+def in_time(work: Callable[[], T], seconds: float) -> T:
+    """What `work` returns; the doctor must not hang where what it looks at does.
+
+    Raises:
+        TimeoutError: it takes longer. Its thread goes on and does not keep the process from ending.
+    """
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    done, _ = wait([future], seconds)
+    if not done:
+        raise TimeoutError(f"no answer within {seconds:.0f} s")
+    return future.result()
 
 
 def _fix_for(error: Exception, kind: str) -> str:

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from spark_tracking import config
+from spark_tracking.cluster.unattended import never_prompt
 from spark_tracking.destination import Plan
 from spark_tracking.destination import resolve as _resolve
 
@@ -44,6 +45,8 @@ def resolve(environ: Mapping[str, str] | None = None) -> Plan:
 def apply(environ: Mapping[str, str] | None = None) -> Plan:
     """Set this process as a cluster start sets each of a cluster's processes, and return what was set.
 
+    What code of this process said before (`mlflow.set_tracking_uri`) gives way; what it says later wins.
+
     Raises:
         InvalidSetting: as `resolve`; then nothing is set.
 
@@ -51,8 +54,16 @@ def apply(environ: Mapping[str, str] | None = None) -> Plan:
         >>> apply({"SPARK_TRACKING_URI": "delta:///shared/lake", "SPARK_TRACKING_EXPERIMENT": "churn"})  # doctest: +SKIP
     """
     plan = resolve(environ)
+    if mlflow := sys.modules.get("mlflow"):
+        mlflow.set_tracking_uri(None)
+        mlflow.set_registry_uri(None)
+    if config.CONFIGURED.get():  # then the registry here was set by an earlier start, for an earlier server
+        os.environ.pop("MLFLOW_REGISTRY_URI", None)
+    os.environ.pop(config.PROBLEM.name, None)
     os.environ.update(plan.variables)
     os.environ[config.CONFIGURED.name] = fingerprint(plan.variables)
+    if plan.destination.kind == "azureml":
+        never_prompt()
     return plan
 
 

@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING
 
 from spark_tracking.cluster import place
 from spark_tracking.cluster.environment import temporary_variables
+from spark_tracking.cluster.unattended import never_prompt
 from spark_tracking.errors import InvalidState
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ class ExecutorTracking:
         started: milliseconds since 1970; the time of points that are logged into the driver's run, so that a retried task's are the same.
     """
 
-    uri: str
+    uri: str = field(repr=False)  # a database's may hold a password
     experiment_id: str
     run_id: str
     tags: Mapping[str, str]
@@ -228,6 +229,8 @@ def executor_run(tracking: ExecutorTracking, key: object = None, *, child: bool 
     """
     import mlflow
 
+    if tracking.uri.startswith("azureml:"):
+        never_prompt()
     with temporary_variables({"MLFLOW_TRACKING_URI": tracking.uri, **_QUIET, **tracking._environment}):
         client = mlflow.MlflowClient(tracking.uri, registry_uri=tracking.uri)
         if not child:

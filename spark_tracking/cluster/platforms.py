@@ -19,8 +19,9 @@ from spark_tracking.cluster.environment import fingerprint
 from spark_tracking.destination import Plan, resolve
 from spark_tracking.errors import InvalidInput
 
-# Databricks anchors a policy's regex at both ends. 17.0 is the first runtime with Spark 4 and MLflow 3.
-_RUNTIMES = r"(1[7-9]|[2-9][0-9])\.[0-9]+\.x-.*"
+# Databricks anchors a policy's regex at both ends. 17.0 is the first runtime with Spark 4 and MLflow 3; from 18 LTS on keys have no minor
+# version (18.x-scala2.13).
+_RUNTIMES = r"(1[7-9]|[2-9][0-9])(\.[0-9]+)?\.x-.*"
 _SECRET = re.compile(r"[\w.-]+/[\w.-]+")
 
 

@@ -14,6 +14,10 @@ from mlflow.tracking.default_experiment.abstract_context import DefaultExperimen
 
 from spark_tracking import config
 from spark_tracking.cluster import experiments, place
+from spark_tracking.cluster.unattended import never_prompt
+
+if config.CONFIGURED.get() and os.environ.get("MLFLOW_TRACKING_URI", "").startswith("azureml:"):
+    never_prompt()  # before MLflow makes its first client of that server
 
 _ids: dict[tuple[str, str], str] = {}
 

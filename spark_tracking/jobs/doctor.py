@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from concurrent.futures import TimeoutError as FutureTimeout
 from typing import TYPE_CHECKING, Any
 
-from spark_tracking.cluster.doctor import examine
+from spark_tracking.cluster.doctor import examine, in_time
 from spark_tracking.cluster.findings import ERROR, WARNING, Finding, Report
 from spark_tracking.cluster.nodes import NodeReport, compare, node_reporter
 
@@ -20,29 +18,45 @@ _SPREAD_SECONDS = 0.4  # a task waits this long, so that the next one goes to an
 _ANSWER_SECONDS = 180
 
 
-def doctor(spark: SparkSession | None = None, *, read_only: bool = False) -> Report:
+def doctor(spark: SparkSession | str | None = None, *, read_only: bool = False) -> Report:
     """Say what tracking this process has, by which rule, whether it works, and what to do where it does not.
 
     Args:
-        spark: a session, classic or Connect, whose executors are looked at, too.
+        spark: a session, classic or Connect, whose executors are looked at, too; or the master to start one on ("" for the one of
+            Spark's own configuration).
         read_only: do not create (and delete) a run to prove that we may write.
 
     Example:
         >>> spark_tracking.doctor(spark)                                 # doctest: +SKIP
     """
     findings = list(examine(read_only=read_only))
-    if spark is not None:
+    if isinstance(spark, str):
+        findings += _examine_cluster(spark)
+    elif spark is not None:
         findings += _examine_executors(spark)
     return Report(tuple(findings))
 
 
-def session(master: str | None = None) -> SparkSession:
+def _examine_cluster(master: str) -> list[Finding]:
+    try:
+        return _examine_executors(in_time(lambda: _session(master), _ANSWER_SECONDS))
+    except ImportError:
+        return [
+            Finding(ERROR, "Spark", "pyspark is not installed here.", "Run the doctor where Spark is, or install spark-tracking[spark].")
+        ]
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+        text = f"No session on {master or 'what Spark is configured for'}: {reason}"
+        return [Finding(ERROR, "Spark", text, "Check the master's address, that it runs, and JAVA_HOME.")]
+
+
+def _session(master: str) -> SparkSession:
     """The running session, or one on `master`, or on what Spark's own configuration says."""
     from pyspark.sql import SparkSession
 
     builder = SparkSession.builder.appName("spark-tracking doctor").config("spark.ui.showConsoleProgress", "false")
     builder = builder.config("spark.executor.memory", "512m")  # the default of 1g waits for ever on a cluster of small workers
-    if master and master.startswith("sc://"):
+    if master.startswith("sc://"):
         builder = builder.remote(master)
     elif master:
         builder = builder.master(master)
@@ -80,14 +94,11 @@ def _ask_in_time(spark: SparkSession, report: Any, tasks: int) -> list[NodeRepor
         spark.addTag(tag)
         return _ask(spark, report, tasks)
 
-    pool = ThreadPoolExecutor(1)
     try:
-        return pool.submit(tagged).result(timeout=_ANSWER_SECONDS)
-    except FutureTimeout:
+        return in_time(tagged, _ANSWER_SECONDS)
+    except TimeoutError:
         spark.interruptTag(tag)
-        raise TimeoutError from None
-    finally:
-        pool.shutdown(wait=False)
+        raise
 
 
 def _ask(spark: SparkSession, report: Any, tasks: int) -> list[NodeReport]:

@@ -32,6 +32,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", address.rpartition(":")[2], "--workers", "1"]
     command += ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", str(folder / "artifacts")]
     environ = {name: text for name, text in os.environ.items() if not name.startswith(("MLFLOW_", "SPARK_TRACKING_"))}
+    environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # five processes that tests have no use for
     with (
         (folder / "log").open("wb") as log,
         subprocess.Popen(command, stdout=log, stderr=log, env=environ, start_new_session=True) as process,

@@ -1,109 +1,57 @@
-"""Azure ML: tokens that renew themselves, the region by one call, and the plug-in's limits. Azure is a TLS server on loopback."""
+"""Azure ML: tokens that renew themselves, the region by one call, and the plug-in's limits. Azure is a server on loopback."""
 
 from __future__ import annotations
 
-import json
 import os
-import ssl
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from spark_tracking.cluster import azureml
 from spark_tracking.errors import InvalidSetting, InvalidState, PermissionRefused, Unavailable
 
-identity = pytest.importorskip("azure.identity", reason="azure-identity comes with spark-tracking[azure]")
-trustme = pytest.importorskip("trustme", reason="makes the certificate of the fake Azure")
+pytest.importorskip("azure.identity", reason="azure-identity comes with spark-tracking[azure]")
+pytest.importorskip("trustme", reason="makes the certificate of the fake Azure")
 
-WORKSPACE = ("0f1e2d3c-0000-4000-8000-00000000abcd", "rg", "ws1")
-PRINCIPAL = {"AZURE_TENANT_ID": "11111111-0000-4000-8000-000000000000", "AZURE_CLIENT_ID": "c", "AZURE_CLIENT_SECRET": "hush"}
-
-
-@dataclass
-class Azure:
-    """A token endpoint and a resource manager; `tokens` counts what was given out, `status` is the manager's answer."""
-
-    address: str = ""
-    tokens: int = 0
-    status: int = 200
-    refuse: bool = False
-    asked: list[str] = field(default_factory=list)
+from .fake_azure import PRINCIPAL, TRACKING_URI, WORKSPACE, Azure, running
 
 
 @pytest.fixture
 def azure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Azure]:
-    state = Azure()
-
-    class Handler(BaseHTTPRequestHandler):
-        def reply(self, status: int, body: dict[str, Any]) -> None:
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.end_headers()
-            self.wfile.write(json.dumps(body).encode())
-
-        def do_GET(self) -> None:
-            if "openid-configuration" in self.path:
-                base = f"{state.address}/{PRINCIPAL['AZURE_TENANT_ID']}"
-                self.reply(200, {"issuer": base, "token_endpoint": f"{base}/oauth2/v2.0/token", "authorization_endpoint": f"{base}/a"})
-                return
-            state.asked.append(self.headers["Authorization"])
-            self.reply(state.status, {"location": "westeurope"})
-
-        def do_POST(self) -> None:
-            self.rfile.read(int(self.headers["Content-Length"]))
-            if state.refuse:
-                self.reply(401, {"error": "invalid_client", "error_description": "AADSTS7000215: Invalid client secret provided."})
-                return
-            state.tokens += 1
-            self.reply(200, {"token_type": "Bearer", "expires_in": 3600, "access_token": f"token-{state.tokens}"})
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    authority = trustme.CA()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("127.0.0.1").configure_cert(context)
-    server.socket = context.wrap_socket(server.socket, server_side=True)
-    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
-    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "ca.pem"))
-    for name, text in PRINCIPAL.items():
-        monkeypatch.setenv(name, text)
-    state.address = f"https://127.0.0.1:{server.server_address[1]}"
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield state
-    server.shutdown()
-
-
-def options(azure: Azure) -> dict[str, Any]:
-    return {"authority": azure.address, "disable_instance_discovery": True}
+    with running(tmp_path) as (state, leads_there):
+        for name, text in {**leads_there, **PRINCIPAL}.items():
+            monkeypatch.setenv(name, text)
+        yield state
 
 
 def test_a_job_of_eight_hours_always_has_a_fresh_token_and_asks_once_an_hour(azure: Azure, monkeypatch: pytest.MonkeyPatch) -> None:
-    credential = azureml.credential(**options(azure))
+    credential = azureml.credential()
     clock, real = [0.0], time.time
     monkeypatch.setattr(time, "time", lambda: real() + clock[0])
     for minute in range(0, 8 * 60, 5):
         clock[0] = minute * 60.0
         assert credential.get_token("https://ml.azure.com/.default").expires_on > time.time() + 60
-    assert 8 <= azure.tokens <= 10
+    assert 8 <= len(azure.tokens) <= 10
 
 
 def test_a_wrong_secret_is_refused_at_once_without_a_prompt_and_without_the_secret(azure: Azure) -> None:
     azure.refuse = True
     with pytest.raises(PermissionRefused) as caught:
-        azureml.token(**options(azure))
+        azureml.token()
     assert "AADSTS7000215" in caught.value.message
     assert "hush" not in caught.value.message
+    assert not azure.prompts
+
+
+def test_the_nodes_managed_identity_gives_a_token(azure: Azure, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in PRINCIPAL:
+        monkeypatch.delenv(name)
+    assert azureml.token().token in azure.tokens
 
 
 @pytest.mark.parametrize(
@@ -118,18 +66,16 @@ def test_the_environment_decides_between_service_principal_and_managed_identity(
     assert type(azureml.credential(variables)).__name__ == kind
 
 
-def test_the_region_is_found_by_one_call(azure: Azure, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(azureml, "token", lambda *_, real=azureml.token: real(**options(azure)))
-    assert azureml.find_region(*WORKSPACE, manager=azure.address) == "westeurope"
+def test_the_region_is_found_by_one_call(azure: Azure) -> None:
+    assert azureml.find_region(*WORKSPACE) == "westeurope"
     assert azure.asked == ["Bearer token-1"]
 
 
 @pytest.mark.parametrize(("status", "error"), [(404, InvalidSetting), (403, PermissionRefused), (500, Unavailable)])
-def test_a_region_that_cannot_be_found_says_why(azure: Azure, monkeypatch: pytest.MonkeyPatch, status: int, error: type[Exception]) -> None:
-    monkeypatch.setattr(azureml, "token", lambda *_, real=azureml.token: real(**options(azure)))
+def test_a_region_that_cannot_be_found_says_why(azure: Azure, status: int, error: type[Exception]) -> None:
     azure.status = status
     with pytest.raises(error):
-        azureml.find_region(*WORKSPACE, manager=azure.address)
+        azureml.find_region(*WORKSPACE)
 
 
 def test_a_plug_in_that_is_missing_is_named_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,8 +100,7 @@ def test_an_mlflow_beyond_the_plug_ins_limit_is_refused(monkeypatch: pytest.Monk
 
 
 def test_a_start_without_the_plug_in_is_refused_and_does_not_wait_for_anybody() -> None:
-    uri = f"azureml://westeurope.api.azureml.ms/mlflow/v1.0/subscriptions/{WORKSPACE[0]}/resourceGroups/rg"
-    environ = {**os.environ, **PRINCIPAL, "SPARK_TRACKING_URI": f"{uri}/providers/Microsoft.MachineLearningServices/workspaces/ws1"}
+    environ = {**os.environ, **PRINCIPAL, "SPARK_TRACKING_URI": TRACKING_URI}
     done = subprocess.run(
         [sys.executable, "-m", "spark_tracking.cluster.environment"],
         env=environ, capture_output=True, text=True, check=False, timeout=120, stdin=subprocess.DEVNULL,

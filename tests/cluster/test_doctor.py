@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import socket
 import stat
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from click.testing import CliRunner
 
 import spark_tracking
 from spark_tracking.cli.doctor import doctor as command
+from spark_tracking.cluster import doctor
 from spark_tracking.cluster.doctor import examine, fingerprint_in, token_expiry
 from spark_tracking.cluster.findings import ERROR, OK, WARNING, Finding, Report
 from spark_tracking.cluster.nodes import compare, node_reporter
@@ -48,7 +50,9 @@ def test_each_rule_that_decides_the_server_is_named(database: str, monkeypatch: 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", database)
     assert "variable MLFLOW_TRACKING_URI" in findings("tracking")[0].text
     monkeypatch.setenv("SPARK_TRACKING_CONFIGURED", "abc")
-    assert "cluster's start" in findings("tracking")[0].text
+    assert "spark_tracking.use" in findings("tracking")[0].text
+    monkeypatch.setenv("SPARK_TRACKING_ENV_FILE", "/etc/spark-tracking/spark-tracking-env.sh")
+    assert "by the cluster's start" in findings("tracking")[0].text
 
 
 def test_each_rule_that_decides_the_experiment_is_named(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,6 +79,53 @@ def test_a_server_that_does_not_answer_is_said_within_seconds_with_a_fix() -> No
     assert finding.level == ERROR
     assert finding.fix
     assert time.monotonic() - begun < 15
+
+
+def test_a_server_that_accepts_and_never_answers_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_REACH_SECONDS", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        mlflow.set_tracking_uri(f"http://127.0.0.1:{silent.getsockname()[1]}")
+        (finding,) = findings("read")
+    assert finding.level == ERROR
+    assert "no answer within" in finding.text
+
+
+def test_a_lake_that_may_only_be_read_is_said_with_a_fix(tmp_path: Path) -> None:
+    """As a user who owns none of it; root may write anywhere."""
+    lake = tmp_path / "lake"
+    client = mlflow.MlflowClient(f"delta://{lake}")
+    client.create_experiment("there")
+    code = "from spark_tracking.cluster.doctor import examine; print(*[f'{f.level} {f.subject} {f.fix}' for f in examine()], sep='\\n')"
+    environ = {**os.environ, "MLFLOW_TRACKING_URI": f"delta://{lake}", "HOME": "/"}
+    if os.geteuid() == 0:
+        command = ["unshare", "--mount", "sh", "-c", f'mount --bind {lake} {lake} && mount -o remount,bind,ro {lake} && exec "$@"', "sh"]
+        if subprocess.run([*command, "true"], capture_output=True, check=False).returncode:
+            pytest.skip("root without the right to mount cannot be kept from writing")
+    else:
+        command = []
+        for folder, _, _ in os.walk(lake):
+            os.chmod(folder, 0o555)
+    done = subprocess.run([*command, sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=False, timeout=60)
+    assert "ok read" in done.stdout, done.stderr
+    assert "error write Check that" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {"SPARK_TRACKING_URI": "ftp://x"},
+        {"SPARK_TRACKING_URI": "http://127.0.0.1:9", "SPARK_TRACKING_EXPERIMNT": "x", "MLFLOW_TRACKING_TOKEN": "t"},
+        {"SPARK_TRACKING_URI": "delta:///nowhere/lake", "MLFLOW_EXPERIMENT_NAME": "x", "SPARK_TRACKING_OWN": "x"},
+        {"SPARK_TRACKING_PROBLEM": "no", "DATABRICKS_RUNTIME_VERSION": "16.4"},
+        {"SPARK_TRACKING_EXPERIMENT": "{usr}", "MLFLOW_TRACKING_URI": "http://127.0.0.1:9"},
+    ],
+)
+def test_each_finding_that_is_not_ok_has_a_fix(environ: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, text in environ.items():
+        monkeypatch.setenv(name, text)
+    found = [finding for finding in examine(read_only=True) if finding.level != OK]
+    assert found
+    assert all(finding.fix for finding in found), found
 
 
 def test_no_secret_is_ever_shown(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -244,6 +244,35 @@ def test_a_search_over_groups_in_real_tasks(spark: SparkSession, server: str) ->
 
 
 @pytest.mark.slow
+def test_two_thousand_tasks_send_one_call_each_and_no_point_is_lost(spark: SparkSession, server: str) -> None:
+    mlflow.set_tracking_uri(server)
+
+    def work(batches: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
+        import mlflow.utils.rest_utils as rest
+
+        calls, send = [0], rest._get_http_response_with_retries
+
+        def count(*arguments: object, **options: object) -> object:
+            calls[0] += 1
+            return send(*arguments, **options)
+
+        rest._get_http_response_with_retries = count
+        for batch in batches:
+            number = int(batch["id"].iloc[0])
+            with spark_tracking.executor_run(tracking, key=number, child=False) as run:
+                for step in range(10):
+                    run.log_metric("loss", number, 10 * number + step)
+        rest._get_http_response_with_retries = send
+        yield pd.DataFrame({"calls": calls})
+
+    with mlflow.start_run():
+        tracking = spark_tracking.executor_tracking()
+        rows = spark.range(0, 2_000, 1, 2_000).mapInPandas(work, "calls long").collect()
+    assert {row.calls for row in rows} == {1}
+    assert points(tracking, tracking.run_id, "loss") == [(step, step // 10) for step in range(20_000)]
+
+
+@pytest.mark.slow
 def test_a_search_through_spark_connect_logs_as_a_classic_one(lake_uri: str) -> None:
     code = (
         "import mlflow; from spark_tracking.jobs import fan_out; from spark_tracking.jobs.session import local_spark; "

@@ -14,10 +14,13 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from spark_tracking.cli.cluster import cluster
 from spark_tracking.cluster.platforms import Settings, databricks_cluster, databricks_policy, emr_configurations, spark_properties
 from spark_tracking.errors import InvalidInput
+
+from .test_init_script import wheel_of_this_checkout
 
 ROOT = Path(__file__).parents[2]
 DATA = Path(__file__).parent / "data"
@@ -42,6 +45,9 @@ def check_policy(definition: dict[str, Any]) -> None:
         assert isinstance(rule.get("hidden", False), bool)
         if "pattern" in rule:
             re.compile(rule["pattern"])
+        if path.startswith("init_scripts"):  # an indexed script must be fixed, and no index skipped
+            assert rule["type"] == "fixed"
+            assert path.startswith("init_scripts.0.")
 
 
 def test_the_policy_obeys_databricks_rules_and_holds_script_settings_secrets_and_library() -> None:
@@ -57,7 +63,14 @@ def test_the_policy_obeys_databricks_rules_and_holds_script_settings_secrets_and
 
 @pytest.mark.parametrize(
     ("version", "allowed"),
-    [("17.3.x-scala2.13", True), ("18.0.x-cpu-ml-scala2.13", True), ("16.4.x-scala2.13", False), ("15.4.x-scala2.12", False)],
+    [
+        ("17.3.x-scala2.13", True),
+        ("18.0.x-cpu-ml-scala2.13", True),
+        ("18.x-scala2.13", True),
+        ("19.x-photon-scala2.13", True),
+        ("16.4.x-scala2.13", False),
+        ("15.4.x-scala2.12", False),
+    ],
 )
 def test_the_policy_admits_runtimes_with_spark_4_only(version: str, allowed: bool) -> None:
     definition = json.loads(databricks_policy(SETTINGS)["definition"])
@@ -171,34 +184,42 @@ def test_a_pair_that_is_none_is_a_usage_error(arguments: list[str]) -> None:
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_the_core_requirements_fit_a_supported_runtime_and_no_other(runtime: str) -> None:
     core = [needed for needed in map(Requirement, requires("spark-tracking") or []) if not needed.marker]
-    packages = RUNTIMES[runtime]["packages"]
+    packages = {name: number for name, number in RUNTIMES[runtime]["packages"].items() if name not in RUNTIMES[runtime]["replaced"]}
     broken = [str(needed) for needed in core if needed.name in packages and not needed.specifier.contains(packages[needed.name])]
     assert (not broken) is RUNTIMES[runtime]["supported"], broken
     assert not {"pyspark", "delta-spark", "mlflow"} & {needed.name for needed in core}
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("extra", "further"), [("", set()), ("[azure]", {"azure-storage-blob"})], ids=["core", "azure"])
 @pytest.mark.parametrize("runtime", [name for name, data in RUNTIMES.items() if data["supported"]])
-def test_pip_resolves_the_wheel_beside_the_runtimes_packages(runtime: str, tmp_path: Path) -> None:
-    subprocess.run([sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(tmp_path), str(ROOT)], check=True)
-    (wheel,) = tmp_path.glob("*.whl")
-    packages = RUNTIMES[runtime]["packages"]
+def test_the_wheel_installs_beside_the_runtimes_packages_and_replaces_only_those_that_the_docs_name(
+    runtime: str, extra: str, further: set[str], tmp_path: Path
+) -> None:
+    packages, replaced = RUNTIMES[runtime]["packages"], {*RUNTIMES[runtime]["replaced"], *further}
     keep = tmp_path / "keep.txt"
-    keep.write_text("".join(f"{name}=={number}\n" for name, number in packages.items()))
-    command = [sys.executable, "-m", "pip", "install", "--dry-run", "--ignore-installed", "--quiet", "--report", "-"]
-    command += [
+    keep.write_text("".join(f"{name}=={number}\n" for name, number in packages.items() if name not in replaced))
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--dry-run",
+        "--ignore-installed",
+        "--quiet",
+        "--report",
+        "-",
         "--constraint",
         str(keep),
-        "--python-version",
-        RUNTIMES[runtime]["python"],
-        "--only-binary=:all:",
-        "--target",
-        str(tmp_path / "t"),
     ]
-    done = subprocess.run([*command, str(wheel)], capture_output=True, text=True, check=True, env={**os.environ, "PIP_NO_INPUT": "1"})
-    chosen = {item["metadata"]["name"].lower(): item["metadata"]["version"] for item in json.loads(done.stdout)["install"]}
+    command += ["--python-version", RUNTIMES[runtime]["python"], "--only-binary=:all:", "--target", str(tmp_path / "t")]
+    wheel = f"{wheel_of_this_checkout(tmp_path)}{extra}"
+    done = subprocess.run([*command, wheel], capture_output=True, text=True, check=True, env={**os.environ, "PIP_NO_INPUT": "1"})
+    chosen = {canonicalize_name(item["metadata"]["name"]): item["metadata"]["version"] for item in json.loads(done.stdout)["install"]}
     assert "spark-tracking" in chosen
     assert not {"pyspark", "delta-spark", "mlflow"} & chosen.keys()
-    assert {name: chosen[name] for name in packages.keys() & chosen.keys()} == {
-        name: packages[name] for name in packages.keys() & chosen.keys()
-    }
+    assert {name for name in packages.keys() & chosen.keys() if chosen[name] != packages[name]} <= replaced
+    assert not {name for name in replaced if name.startswith(("mlflow", "pyspark", "delta-"))}
+    if not extra:
+        docs = (ROOT / "docs/platforms/databricks.md").read_text()
+        assert all(f"`{name}`" in docs for name in replaced)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import uuid
 import warnings
+from pathlib import Path
 
 import mlflow
 import pytest
@@ -110,29 +111,40 @@ def test_runs_carry_cluster_job_and_notebook(database: str, databricks_notebook:
     assert tags["spark_tracking.notebook"] == "/Users/ann@example.com/churn"
 
 
-def test_fifty_jobs_that_start_together_create_one_experiment(server: str) -> None:
+FIFTY_JOBS = """
+import os, sys, mlflow, spark_tracking.store
+gate, opened = os.pipe()
+for number in range(50):
+    if not os.fork():
+        os.close(opened)
+        os.read(gate, 1)  # until the parent has started all
+        with mlflow.start_run() as run:
+            mlflow.log_metric("m", number)
+        open(f"{sys.argv[1]}/{number}", "w").write(run.info.experiment_id)
+        os._exit(0)
+os.close(opened)
+print([os.wait()[1] for _ in range(50)] == [0] * 50)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["server", "lake"])
+def test_fifty_jobs_that_start_together_create_one_experiment(
+    kind: str, lake_uri: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """Fifty processes, each with its first run; forked, so that MLflow is imported once."""
+    uri = request.getfixturevalue("server") if kind == "server" else lake_uri
     name = f"together-{uuid.uuid4().hex}"
-    code = (  # two processes with 25 clients each, let go at once
-        "import concurrent.futures, sys, mlflow; from spark_tracking.cluster.experiments import get_or_create; "
-        "print('ready', flush=True); sys.stdin.readline(); "
-        "pool = concurrent.futures.ThreadPoolExecutor(25); "
-        f"print(*pool.map(lambda _: get_or_create(mlflow.MlflowClient(), {name!r}), range(25)))"
-    )
-    environ = {**os.environ, "MLFLOW_TRACKING_URI": server}
-    jobs = [
-        subprocess.Popen([sys.executable, "-c", code], env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        for _ in range(2)
-    ]
-    for job in jobs:
-        assert job.stdout
-        assert job.stdout.readline() == "ready\n"
-    for job in jobs:
-        assert job.stdin
-        job.stdin.write("go\n")
-        job.stdin.flush()
-    ids = [text for job in jobs for text in job.communicate()[0].split()]
-    assert len(ids) == 50
-    assert len(set(ids)) == 1
+    environ = {**os.environ, "MLFLOW_TRACKING_URI": uri, "SPARK_TRACKING_EXPERIMENT": name, "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "7"}
+    (tmp_path / "ids").mkdir()
+    command = [sys.executable, "-c", FIFTY_JOBS, str(tmp_path / "ids")]
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False, timeout=300)
+    assert done.stdout.split()[-1] == "True", done.stderr
+    (number,) = {file.read_text() for file in (tmp_path / "ids").iterdir()}
+    client = mlflow.MlflowClient(uri)
+    assert client.get_experiment(number).name == name
+    assert sorted(run.data.metrics["m"] for run in client.search_runs([number])) == list(range(50))
+    assert [found.name for found in client.search_experiments()].count(name) == 1
 
 
 @pytest.mark.parametrize("first", ["spark_tracking.errors", "spark_tracking.cluster.doctor", "spark_tracking.cluster.executors", "mlflow"])

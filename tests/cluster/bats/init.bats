@@ -1,10 +1,31 @@
 #!/usr/bin/env bats
 # The init script in a scratch root: a Spark configuration folder, no daemons. $PYTHON is the Python that has the package.
 
+# What the real Python answers to right and to wrong settings is asked once: to name what is wrong it imports MLflow, which takes seconds.
+setup_file() {
+  answer right http://mlflow.example.com:5000
+  answer wrong adbazureml://x
+}
+
+answer() {
+  local folder=$BATS_FILE_TMPDIR/$1 code=0
+  mkdir "$folder"
+  SPARK_TRACKING_URI=$2 "${PYTHON:-python3}" -m spark_tracking.cluster.environment >"$folder/out" 2>"$folder/err" || code=$?
+  cat >"$folder/python" <<STUB
+#!/bin/sh
+case "\$*" in *spark_tracking.cluster.environment*) cat "$folder/out"; cat "$folder/err" >&2; exit $code ;; esac
+exec "${PYTHON:-python3}" "\$@"
+STUB
+  chmod +x "$folder/python"
+}
+
+# From here on Python's half of the script answers at once.
+quick_python() { export SPARK_TRACKING_PYTHON=$BATS_FILE_TMPDIR/$1/python; }
+
 setup() {
   SCRIPT=$BATS_TEST_DIRNAME/../../../init_scripts/spark-tracking-init.sh
   ROOT=$BATS_TEST_TMPDIR/root
-  mkdir -p "$ROOT/conf" "$BATS_TEST_TMPDIR/bin"
+  mkdir -p "$ROOT/conf"
   export TMPDIR=$BATS_TEST_TMPDIR
   export SPARK_TRACKING_INIT_ROOT=$ROOT SPARK_CONF_DIR=/conf SPARK_TRACKING_PYTHON=${PYTHON:-python3}
   export SPARK_TRACKING_URI=http://mlflow.example.com:5000
@@ -18,14 +39,6 @@ seen_by_daemon() {
 
 tree() { (cd "$ROOT" && find . -type f -exec sh -c 'for f; do printf "%s %s %s\n" "$f" "$(stat -c "%a" "$f")" "$(md5sum <"$f")"; done' _ {} + | sort); }
 
-# A Python that answers at once what the real one has answered, so that many starts take little time.
-quick_python() {
-  "$SPARK_TRACKING_PYTHON" -m spark_tracking.cluster.environment >"$BATS_TEST_TMPDIR/answer" 2>/dev/null
-  printf '#!/bin/sh\ncat "%s"\n' "$BATS_TEST_TMPDIR/answer" >"$BATS_TEST_TMPDIR/bin/quick"
-  chmod +x "$BATS_TEST_TMPDIR/bin/quick"
-  export SPARK_TRACKING_PYTHON=$BATS_TEST_TMPDIR/bin/quick
-}
-
 @test "a daemon that reads spark-env.sh and a login shell track to the server" {
   SPARK_TRACKING_EXPERIMENT="it's {user}'s" run "$SCRIPT"
   [ "$status" -eq 0 ]
@@ -36,9 +49,10 @@ quick_python() {
   [[ "$output" == *MLFLOW_TRACKING_URI=http://mlflow.example.com:5000* ]]
 }
 
+# bats test_tags=slow
 @test "a hundred starts leave what one leaves" {
   printf 'export MINE=1\n' >"$ROOT/conf/spark-env.sh"
-  quick_python
+  quick_python right
   "$SCRIPT"
   tree >"$BATS_TEST_TMPDIR/once"
   time_once=$(stat -c %Y "$ROOT/etc/spark-tracking/spark-tracking-env.sh")
@@ -47,9 +61,10 @@ quick_python() {
   [ "$time_once" = "$(stat -c %Y "$ROOT/etc/spark-tracking/spark-tracking-env.sh")" ]
 }
 
+# bats test_tags=slow
 @test "killed at any moment, spark-env.sh stays whole and the next start is right" {
   printf 'export MINE=1\n' >"$ROOT/conf/spark-env.sh"
-  quick_python
+  quick_python right
   "$SCRIPT"
   tree >"$BATS_TEST_TMPDIR/reference"
   for delay in 0.002 0.005 0.008 0.01 0.012 0.015 0.018 0.02 0.025 0.03 0.035 0.04 0.05 0.06 0.08; do
@@ -130,7 +145,8 @@ quick_python() {
 
 @test "wrong settings: the cluster starts, tracking is as it was, and the reason is in the log and the environment" {
   "$SCRIPT"
-  SPARK_TRACKING_URI=adbazureml://x run "$SCRIPT"
+  quick_python wrong
+  run "$SCRIPT"
   [ "$status" -eq 0 ]
   [[ "$output" == *'tracking is left as it was'*'retired'* ]]
   [ -z "$(seen_by_daemon | grep MLFLOW_TRACKING_URI)" ]
@@ -138,7 +154,8 @@ quick_python() {
 }
 
 @test "wrong settings, strict: the start fails with the reason as the last line" {
-  SPARK_TRACKING_STRICT=true SPARK_TRACKING_URI=adbazureml://x run "$SCRIPT"
+  quick_python wrong
+  SPARK_TRACKING_STRICT=true run "$SCRIPT"
   [ "$status" -eq 1 ]
   [[ "${lines[-1]}" == *'retired with azureml-mlflow 1.43'* ]]
 }
