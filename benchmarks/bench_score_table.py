@@ -1,25 +1,30 @@
 """`score_table` against `mlflow.pyfunc.spark_udf` and a write: Delta to Delta, same table, same model, same session.
 
-    python benchmarks/bench_score_table.py [rows]
+    python benchmarks/bench_score_table.py [--rows N] [--only cheap,trees,files,partitions,big,wide,nothing]
 
-`limit` is what the cores can do: for the cheap model read + predict + write with pyarrow alone, one process per core; for the
-expensive one predict alone on batches in memory. Peer and ours alternate; the first round of each is cold and printed apart.
+`limit` is what the cores can do in the same run: for the cheap model read + predict + write with pyarrow alone, one process per
+core; for the trees predict alone on batches in memory. Peer and ours alternate; the first round of each is cold and printed apart.
 """
 
 from __future__ import annotations
 
+import argparse
 import multiprocessing
+import os
 import statistics
-import sys
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
-from _harness import Row, scratch, show
+from _big import Big
+from _harness import Row, median, scratch, show
 from mlflow.models import infer_signature
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as f
@@ -32,16 +37,19 @@ from spark_tracking.scoring import score_table
 CORES = 2
 ROUNDS = 3
 NAMES = [f"x{i}" for i in range(20)]
+SECTIONS = ["cheap", "trees", "files", "partitions", "big", "wide", "nothing"]
 
 
-def save(folder: Path, estimator: object) -> str:
+def save(folder: Path, estimator: Any) -> str:
     """The estimator, fitted on random rows, as a model folder."""
     rng = np.random.default_rng(1)
     features = pd.DataFrame(rng.random((4000, 20)), columns=NAMES)
     labels = (features["x0"] + features["x1"] > 1).astype("int64")
-    estimator.fit(features, labels)  # type: ignore[attr-defined]
-    outputs = pd.DataFrame({"prediction": estimator.predict(features)})  # type: ignore[attr-defined]
-    mlflow.sklearn.save_model(estimator, str(folder), signature=infer_signature(features, outputs), serialization_format="cloudpickle")
+    estimator.fit(features, labels)
+    outputs = pd.DataFrame({"prediction": estimator.predict(features)})
+    mlflow.sklearn.save_model(
+        estimator, str(folder), signature=infer_signature(features, outputs), serialization_format="cloudpickle", pip_requirements=[]
+    )
     return str(folder)
 
 
@@ -80,69 +88,165 @@ def predict_only(work: tuple[str, int]) -> None:
         loaded.predict(frame)
 
 
-def alternate(first: Callable[[], object], second: Callable[[], object], title: str) -> tuple[float, float]:
-    """Warm medians of both; the cold first times are printed."""
-    taken: list[list[float]] = [[], []]
-    for _ in range(1 + ROUNDS):
-        for action, times in zip((first, second), taken, strict=True):
+def memory(name: str = "pyspark.daemon") -> tuple[float, float]:
+    """GB that the Python workers hold, shared pages counted once (PSS); and as `top` shows it, counted for each (RSS)."""
+    total = {"Pss:": 0, "Rss:": 0}
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if name not in (process / "cmdline").read_text():
+                continue
+            for line in (process / "smaps_rollup").read_text().splitlines():
+                if line.split()[0] in total:
+                    total[line.split()[0]] += int(line.split()[1])
+        except (OSError, IndexError):
+            continue
+    return total["Pss:"] / 1e6, total["Rss:"] / 1e6
+
+
+@dataclass
+class Bench:
+    """One run: its session, scratch folder, size and results."""
+
+    spark: SparkSession
+    folder: Path
+    rows: int
+    results: list[Row]
+    ballast: int = 125_000_000  # doubles
+
+    def alternate(self, title: str, model: str, source: str, reach: str, limit: float | None = None, rows: int = 0) -> Row:
+        """Warm medians of both; the cold first times are printed."""
+        taken: list[list[float]] = [[], []]
+        for _ in range(1 + ROUNDS):
+            for action, times in zip((self.theirs, self.ours), taken, strict=True):
+                begin = time.perf_counter()
+                action(model, source, title)
+                times.append(time.perf_counter() - begin)
+        print(f"{title}: cold {taken[0][0]:.1f} s (peer), {taken[1][0]:.1f} s (ours)", flush=True)
+        theirs, mine = (statistics.median(times[1:]) for times in taken)
+        if limit is not None:
+            reach += f": {limit / mine:.2f}"
+        if rows:
+            reach += f": {mine / rows / self.base:.2f}"
+        self.results.append(Row(title, theirs, mine, "s", reach, limit=limit))
+        return self.results[-1]
+
+    def theirs(self, model: str, source: str, title: str) -> object:
+        return peer(self.spark, model, source, str(self.folder / f"peer {title}"))
+
+    def ours(self, model: str, source: str, title: str) -> object:
+        return score_table(self.spark, model, source, str(self.folder / f"ours {title}"), keep=["id"], mode="overwrite")
+
+    def _once(self, name: str, make: Callable[[Path], str]) -> str:
+        folder = self.folder / name
+        return str(folder) if folder.exists() else make(folder)
+
+    @property
+    def cheap_model(self) -> str:
+        return self._once("cheap model", lambda folder: save(folder, LogisticRegression()))
+
+    @property
+    def source(self) -> str:
+        return self._once("source", lambda folder: table(self.spark, folder, self.rows, 20, 2 * CORES))
+
+    @property
+    def base(self) -> float:
+        """Seconds per row of the first work, measured in this run."""
+        for row in self.results:
+            if "logistic" in row.work:
+                return row.ours / self.rows
+        return self.alternate(f"{self.rows:,} x 20, logistic", self.cheap_model, self.source, "").ours / self.rows
+
+    def limit(self, action: Callable[[Any], None], works: list[Any], warm: tuple[Any, ...]) -> float:
+        """Seconds of the works dealt out to one process per core, libraries imported."""
+        with multiprocessing.get_context("spawn").Pool(CORES) as pool:
+            pool.map(action, [warm] * CORES, chunksize=1)
             begin = time.perf_counter()
-            action()
-            times.append(time.perf_counter() - begin)
-    print(f"{title}: cold {taken[0][0]:.1f} s (peer), {taken[1][0]:.1f} s (ours)", flush=True)
-    return statistics.median(taken[0][1:]), statistics.median(taken[1][1:])
+            pool.map(action, works, chunksize=1)
+            return time.perf_counter() - begin
+
+    def cheap(self) -> None:
+        files = sorted(Path(self.source).glob("*.parquet"))
+        works = [(self.cheap_model, str(file), str(self.folder / f"hand{i}")) for i, file in enumerate(files)]
+        self.spark.range(1).count()
+        limit = self.limit(by_hand, works, works[0])
+        self.alternate(f"{self.rows:,} x 20, logistic", self.cheap_model, self.source, ">= 8x; >= 0.5 of limit", limit)
+
+    def trees(self) -> None:
+        model = save(self.folder / "trees model", GradientBoostingClassifier(n_estimators=50))
+        limit = self.limit(predict_only, [(model, self.rows // CORES)] * CORES, (model, 1))
+        self.alternate(f"{self.rows:,} x 20, 50 trees", model, self.source, ">= 0.9 of limit", limit)
+
+    def files(self) -> None:
+        given = table(self.spark, self.folder / "small", self.rows, 20, 1000)
+        self.alternate("1,000 small files", self.cheap_model, given, "<= 2x per row", rows=self.rows)
+
+    def partitions(self) -> None:
+        given = table(self.spark, self.folder / "parts", self.rows, 20, 1, parts=200)
+        self.alternate("200 partitions", self.cheap_model, given, "<= 2x per row", rows=self.rows)
+
+    def big(self) -> None:
+        """1 GB on 4 workers. The session has two slots more than cores for this; the peer loads it in every task."""
+        estimator = Big()
+        estimator.ballast, estimator.notes = np.random.default_rng(1).random(self.ballast), str(self.folder / "notes")
+        model = save(self.folder / "big model", estimator)
+        del estimator
+        source = table(self.spark, self.folder / "big source", self.rows, 20, 4 * CORES)
+        notes = Path(self.folder / "notes")
+        for title, action in (("ours", self.ours), ("peer", self.theirs)):
+            notes.write_text("")
+            begin = time.perf_counter()
+            action(model, source, "big")
+            cold = time.perf_counter() - begin
+            shared, summed = memory()
+            loads = Counter(notes.read_text().split())
+            print(
+                f"1 GB model, 4 workers, {title}: cold {cold:.1f} s, {sum(loads.values())} loads in {len(loads)} processes, "
+                f"the workers hold {shared:.2f} GB ({summed:.2f} GB if shared pages are counted for each)",
+                flush=True,
+            )
+        self.alternate("1 GB model, 4 workers", model, source, "<= 2x per row", rows=self.rows)
+
+    def wide(self) -> None:
+        given = table(self.spark, self.folder / "wide", self.rows // 10, 300, CORES)
+        self.alternate(f"{self.rows // 10:,} x 300, 20 used", self.cheap_model, given, "reads those 20")
+
+    def nothing(self) -> None:
+        def again() -> object:
+            return score_table(self.spark, self.cheap_model, self.source, str(self.folder / "since"), keep=["id"], since="last")
+
+        again()
+        seconds = median(again, 5)
+        self.results.append(Row("an incremental run with nothing new", seconds, seconds, "s", "< 3 s"))
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, default=2_000_000)
+    parser.add_argument("--only", type=lambda text: text.split(","), default=SECTIONS, help="sections, comma-separated")
+    return parser.parse_args()
+
+
+def sessions(only: list[str]) -> Iterator[tuple[int, list[str]]]:
+    """Slots and sections: the model of 1 GB wants 4 workers, whatever the cores."""
+    yield CORES, [name for name in SECTIONS if name in only and name != "big"]
+    yield 4, [name for name in only if name == "big"]
 
 
 def main() -> None:
-    rows = int(sys.argv[1]) if len(sys.argv) > 1 else 2_000_000
-    spark = local_spark("bench", cores=CORES, memory="3g")
+    given = arguments()
+    os.environ["PYTHONPATH"] = str(Path(__file__).parent)  # workers import `_big`
     results: list[Row] = []
-    with scratch() as folder, multiprocessing.get_context("spawn").Pool(CORES) as pool:
-        pool.map(predict_only, [(save(folder / "warm", LogisticRegression()), 1)] * CORES)
-        cheap, costly = save(folder / "cheap", LogisticRegression()), save(folder / "costly", GradientBoostingClassifier(n_estimators=50))
-        source = table(spark, folder / "source", rows, 20, 2 * CORES)
-
-        def ours(model: str, given: str = source, name: str = "ours") -> Callable[[], object]:
-            return lambda: score_table(spark, model, given, str(folder / name), keep=["id"], mode="overwrite")
-
-        for title, model, reach in (
-            (f"{rows:,} x 20, logistic", cheap, ">= 8x; >= 0.5 of limit"),
-            (f"{rows:,} x 20, 50 trees", costly, ">= 0.9 of limit"),
-        ):
-            begin = time.perf_counter()
-            if model == cheap:
-                files = sorted(Path(source).glob("*.parquet"))
-                pool.map(by_hand, [(model, str(file), str(folder / f"hand{i}")) for i, file in enumerate(files)], chunksize=1)
-            else:
-                pool.map(predict_only, [(model, rows // CORES)] * CORES, chunksize=1)
-            limit = time.perf_counter() - begin
-            theirs, mine = alternate(lambda model=model: peer(spark, model, source, str(folder / "peer")), ours(model), title)
-            results.append(Row(title, theirs, mine, "s", f"{reach}: {limit / mine:.2f}", limit=limit))
-
-        base = statistics.median([_seconds(ours(cheap)) for _ in range(ROUNDS)]) / rows
-        for title, shape in (("1,000 small files", {"files": 1000}), ("200 partitions", {"files": 1, "parts": 200})):
-            given = table(spark, folder / title.replace(" ", ""), rows, 20, **shape)
-            theirs, mine = alternate(
-                lambda given=given: peer(spark, cheap, given, str(folder / "peer")), ours(cheap, given, "shape"), title
-            )
-            results.append(Row(title, theirs, mine, "s", f"<= 2x per row: {mine / rows / base:.2f}"))
-        wide = table(spark, folder / "wide", rows // 10, 300, CORES)
-        theirs, mine = alternate(lambda: peer(spark, cheap, wide, str(folder / "peer")), ours(cheap, wide, "wide"), "wide")
-        results.append(Row(f"{rows // 10:,} x 300, 20 used", theirs, mine, "s", "reads those 20"))
-
-        def again() -> object:
-            return score_table(spark, cheap, source, str(folder / "since"), keep=["id"], since="last")
-
-        again()
-        nothing = statistics.median([_seconds(again) for _ in range(ROUNDS)])
-        results.append(Row("an incremental run with nothing new", nothing, nothing, "s", "< 3 s"))
-        show("score_table against spark_udf and a write", results)
-    spark.stop()
-
-
-def _seconds(action: Callable[[], object]) -> float:
-    begin = time.perf_counter()
-    action()
-    return time.perf_counter() - begin
+    for slots, sections in sessions(given.only):
+        if not sections:
+            continue
+        spark = local_spark("bench", cores=slots, memory="3g")
+        with scratch() as folder:
+            bench = Bench(spark, folder, given.rows, [])
+            for section in sections:
+                getattr(bench, section)()
+            results += bench.results
+        spark.stop()
+    show("score_table against spark_udf and a write", results)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,15 @@
-"""`score_udf` against `mlflow.pyfunc.spark_udf`, each in the same select over the same cached rows.
+"""`score_udf` against `mlflow.pyfunc.spark_udf`, each in the same select over the same rows.
 
-    python benchmarks/bench_score_udf.py [rows]
+    python benchmarks/bench_score_udf.py [--rows N] [--only cheap,tasks,big]
 
 A cheap model, 64 tasks, and a model of 100 MB; loads are counted by process with a model that notes each of its loads.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import statistics
-import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 from _harness import Row, scratch, show
 from mlflow.models import infer_signature
-from pyspark.sql import DataFrame
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as f
 from sklearn.linear_model import LinearRegression
 
@@ -29,6 +29,8 @@ from spark_tracking.scoring import score_udf
 
 NAMES = [f"x{i}" for i in range(20)]
 ROUNDS = 5
+FEATURES = pd.DataFrame(np.random.default_rng(1).random((2000, 20)), columns=NAMES)
+SIGNATURE = infer_signature(FEATURES, pd.DataFrame({"y": [0.5]}))
 
 
 class Noting(mlflow.pyfunc.PythonModel):
@@ -52,39 +54,45 @@ def seconds(df: DataFrame, predict: Any) -> float:
     return time.perf_counter() - begin
 
 
-def compare(spark: Any, df: DataFrame, model: str) -> tuple[float, float]:
+def compare(spark: SparkSession, df: DataFrame, model: str, title: str, reach: str) -> Row:
     """Medians of both, alternating, after one warm round."""
     theirs, mine = mlflow.pyfunc.spark_udf(spark, model), score_udf(spark, model)
-    taken = [(seconds(df, theirs), seconds(df, mine)) for _ in range(1 + ROUNDS)][1:]
-    return statistics.median(pair[0] for pair in taken), statistics.median(pair[1] for pair in taken)
+    taken = [(seconds(df, theirs), seconds(df, mine)) for _ in range(1 + ROUNDS)]
+    print(f"{title}: cold {taken[0][0]:.1f} s (peer), {taken[0][1]:.1f} s (ours)", flush=True)
+    return Row(title, statistics.median(pair[0] for pair in taken[1:]), statistics.median(pair[1] for pair in taken[1:]), "s", reach)
 
 
 def main() -> None:
-    rows = int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--only", type=lambda text: text.split(","), default=["cheap", "tasks", "big"], help="sections, comma-separated")
+    given = parser.parse_args()
     spark = local_spark("bench", memory="3g")
     results = []
     with scratch() as folder:
-        df = spark.range(0, rows, 1, 4).select("id", *[f.rand(i).alias(f"x{i}") for i in range(20)])
-        df.write.parquet(str(folder / "rows"))
-        df = spark.read.parquet(str(folder / "rows"))
-        small = df.limit(64_000).repartition(64).cache()
+        made = spark.range(0, given.rows, 1, 4).select("id", *[f.rand(i).alias(name) for i, name in enumerate(NAMES)])
+        made.write.parquet(str(folder / "rows"))
+        rows = spark.read.parquet(str(folder / "rows"))
+        small = rows.limit(64_000).repartition(64).cache()
         small.count()
-        features = pd.DataFrame(np.random.default_rng(1).random((2000, 20)), columns=NAMES)
-        outputs = pd.DataFrame({"y": [0.5]})
-        model = LinearRegression().fit(features, features["x0"])
         cheap = str(folder / "cheap")
-        mlflow.sklearn.save_model(model, cheap, signature=infer_signature(features, outputs), serialization_format="cloudpickle")
-        results.append(Row(f"{rows:,} rows, cheap model", *compare(spark, df, cheap), "s", ">= 1.3x"))
-        results.append(Row("64 tasks, cheap model", *compare(spark, small, cheap), "s", ">= 3x"))
-        notes = Path(folder / "notes")
-        big = str(folder / "big")
-        mlflow.pyfunc.save_model(big, python_model=Noting(str(notes), 100 << 20), signature=infer_signature(features, outputs))
-        results.append(Row("64 tasks, 100 MB model", *compare(spark, small, big), "s", ">= 3x"))
-        notes.write_text("")
-        seconds(small, score_udf(spark, big))
+        model = LinearRegression().fit(FEATURES, FEATURES["x0"])
+        mlflow.sklearn.save_model(model, cheap, signature=SIGNATURE, serialization_format="cloudpickle", pip_requirements=[])
+        if "cheap" in given.only:
+            results.append(compare(spark, rows, cheap, f"{given.rows:,} rows, cheap model", ">= 1.3x"))
+        if "tasks" in given.only:
+            results.append(compare(spark, small, cheap, "64 tasks, cheap model", ">= 3x"))
+        if "big" in given.only:
+            notes, big = Path(folder / "notes"), str(folder / "big")
+            mlflow.pyfunc.save_model(big, python_model=Noting(str(notes), 100 << 20), signature=SIGNATURE, pip_requirements=[])
+            results.append(compare(spark, small, big, "64 tasks, 100 MB model", ">= 3x"))
+            for name, predict in (("spark_udf", mlflow.pyfunc.spark_udf(spark, big)), ("score_udf", score_udf(spark, big))):
+                notes.write_text("")
+                for _ in range(3):
+                    seconds(small, predict)
+                loads = Counter(notes.read_text().split())
+                print(f"{name}: {sum(loads.values())} loads in {len(loads)} processes, over 3 passes of 64 tasks")
         show("score_udf against spark_udf", results)
-        loads = Counter(notes.read_text().split())
-        print(f"loads in one more pass over 64 tasks, by process: {dict(loads) or 'none, all workers had it'}")
     spark.stop()
 
 

@@ -19,15 +19,19 @@ _MODES = ["append", "overwrite", "overwrite_partitions", "merge"]
 @click.option("--history", "history_of", metavar="TARGET", help="Show which model wrote what into a Delta table, and do nothing else.")
 @click.option("--where", help="SQL condition on the source's rows.")
 @click.option("--keep", help="Comma-separated source columns that go along; default: all.")
+@click.option("--inputs", help="Comma-separated source columns that the model gets; default: those of its signature.")
 @click.option("--mode", type=click.Choice(_MODES), default="append", show_default=True, help="How the target changes.")
 @click.option("--keys", help="For merge: comma-separated columns that tell rows apart.")
 @click.option("--partition-by", help="Comma-separated columns that partition a new target.")
 @click.option("--strategy", type=click.Choice(["auto", "files", "udf"]), default="auto", show_default=True)
 @click.option("--version", type=int, help="Version of a Delta source; default: the newest.")
+@click.option("--timestamp", help="Instead of a version, the Delta source as of this time.")
 @click.option("--since", help="'last': only what the source gained since this job's last run; or a version number.")
 @click.option("--job", help="The job's name; the same work under a name is committed once.")
 @click.option("--method", default="predict", show_default=True, help="Method of the logged model, such as predict_proba.")
 @click.option("--result-type", help="Spark type of the prediction; default: what the signature says.")
+@click.option("--prediction", default="prediction", show_default=True, help="Name of the prediction's column.")
+@click.option("--params", callback=lambda _context, _param, text: _parameters(text), help="Inference parameters, as a JSON object.")
 @click.option("--on-error", type=click.Choice(["fail", "null", "report"]), default="fail", show_default=True)
 @click.option("--nulls", type=click.Choice(["model", "skip", "error"]), default="model", show_default=True)
 @click.option("--model-columns", is_flag=True, help="Add model_version and scored_at to each row.")
@@ -39,6 +43,7 @@ def score(
     target: str | None,
     history_of: str | None,
     keep: str | None,
+    inputs: str | None,
     keys: str | None,
     partition_by: str | None,
     since: str | None,
@@ -63,7 +68,7 @@ def score(
         raise click.UsageError("Give MODEL_URI, SOURCE and TARGET, or --history TARGET.")
     from spark_tracking.jobs.score import score as run
 
-    lists = {"keep": _names(keep), "keys": _names(keys) or [], "partition_by": _names(partition_by) or []}
+    lists = {"keep": _names(keep), "inputs": _names(inputs), "keys": _names(keys) or [], "partition_by": _names(partition_by) or []}
     try:
         after = int(since) if since and since != "last" else since
     except ValueError:
@@ -77,6 +82,16 @@ def score(
 
 def _names(text: str | None) -> list[str] | None:
     return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _parameters(text: str | None) -> dict[str, Any] | None:
+    try:
+        found = json.loads(text) if text else None
+    except ValueError:
+        found = text
+    if isinstance(found, (dict, type(None))):
+        return found
+    raise click.BadParameter(f"expected a JSON object, such as '{{\"alpha\": 0.1}}', not {text!r}")
 
 
 def _show_history(target: str, as_json: bool) -> None:

@@ -16,7 +16,7 @@ from urllib.parse import unquote
 
 import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, Schema, Transaction
-from deltalake.exceptions import CommitFailedError, TableNotFoundError
+from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from deltalake.fs import DeltaStorageHandler
 from deltalake.transaction import AddAction, RemoveAction
 from pyarrow.fs import PyFileSystem
@@ -181,6 +181,14 @@ def changes(uri: str, after: int, upto: int) -> Changes:
     return Changes(added, removed)
 
 
+def newest_version(uri: str | None) -> int | None:
+    """A table's newest version; None if this client cannot read its log."""
+    try:
+        return None if uri is None else DeltaTable(uri, without_files=True).version()
+    except Exception:  # a feature, a credential, the network: whoever asks has another way
+        return None
+
+
 def transaction_version(uri: str, app_id: str) -> int | None:
     """The version that an application last committed to a table; None if it never did, or there is no table."""
     try:
@@ -190,8 +198,15 @@ def transaction_version(uri: str, app_id: str) -> int | None:
 
 
 def create(uri: str, schema: pa.Schema, partition_by: Sequence[str]) -> None:
-    """Make an empty table; if it exists, nothing happens."""
-    DeltaTable.create(uri, schema=Schema.from_arrow(schema), partition_by=list(partition_by), mode="ignore")
+    """Make an empty table; if it exists, nothing happens.
+
+    Raises:
+        InvalidState: it cannot be made there.
+    """
+    try:
+        DeltaTable.create(uri, schema=Schema.from_arrow(schema), partition_by=list(partition_by), mode="ignore")
+    except (DeltaError, OSError) as error:
+        raise InvalidState(f"The table '{uri}' cannot be made: {str(error).splitlines()[0]}") from error
 
 
 def commit(

@@ -64,11 +64,14 @@ def attempt(target: str, token: str, version: int) -> Iterator[Attempt]:
     Args:
         target: the target's root.
         token: the attempt's name.
-        version: the target's version now.
+        version: the target's version now; 0 where it does not exist yet.
     """
     files, base = root(target)
     sweep(target)
-    files.create_dir(f"{base}/{_NOTES}", recursive=True)
+    try:
+        files.create_dir(f"{base}/{_NOTES}", recursive=True)
+    except OSError as error:
+        raise InvalidState(f"The target '{target}' cannot be written: {error}") from error
     stop = threading.Event()
     note = {"host": socket.gethostname(), "pid": os.getpid(), "born": _birth(os.getpid()), "version": version}
 
@@ -118,6 +121,9 @@ def sweep(target: str) -> list[str]:
 
 
 def _committed(target: str, token: str, since: int) -> bool:
+    files, base = root(target)
+    if files.get_file_info(f"{base}/_delta_log").type == FileType.NotFound:
+        return False  # it died before it made the table; a log that only cannot be read now is an error below
     newest = delta_files.history(target, 1)[0]["version"]
     commits = delta_files.history(target, max(1, newest - since + 1))
     return any((scoring_facts(commit.get("userMetadata")) or {}).get("token") == token for commit in commits)

@@ -6,6 +6,7 @@ A feature that is not known here to be harmless takes the UDF path, where Spark 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -35,6 +36,7 @@ _HARMLESS_TO_READ = {
 # What an append of plain Parquet files may ignore, given the conditions that `_unwritable` checks.
 _HARMLESS_TO_WRITE = {"appendOnly", "invariants", "checkConstraints", "changeDataFeed", "generatedColumns", "timestampNtz"}
 _ESCAPED = re.compile(r"[^A-Za-z0-9/_.=-]")
+_UNUSUAL = frozenset(" ,;{}()\n\t=")
 _PARTITION_TYPES = (pa.types.is_string, pa.types.is_integer, pa.types.is_boolean, pa.types.is_date32)
 
 
@@ -74,6 +76,11 @@ def unwritable(target: Snapshot, mode: str) -> str | None:
     if required := next((field.name for field in target.schema if not field.nullable), None):
         return f"the target's column '{required}' must not be null, which Spark checks"
     return _strange_columns(target.schema, target.partition_by, "target")
+
+
+def unusual_name(names: Sequence[str]) -> str | None:
+    """The first of these column names that a Delta table has only with column mapping."""
+    return next((name for name in names if _UNUSUAL.intersection(name)), None)
 
 
 def _strange_columns(schema: pa.Schema, partition_by: tuple[str, ...], which: str) -> str | None:

@@ -14,11 +14,10 @@ from spark_tracking.lake import delta_files
 from spark_tracking.lake.delta_files import DataFile, NewFile, Snapshot
 from spark_tracking.scoring import checks
 from spark_tracking.scoring.attempt import attempt
-from spark_tracking.scoring.file_worker import WRITTEN, FilePlan, Piece, run_tasks
-from spark_tracking.scoring.inputs import input_names
+from spark_tracking.scoring.file_worker import WRITTEN, FilePlan, Piece, root, run_tasks, sees_log
 from spark_tracking.scoring.progress import progress
 from spark_tracking.scoring.ship import shares_files
-from spark_tracking.scoring.source import default_parallelism, local_folder
+from spark_tracking.scoring.source import default_parallelism
 from spark_tracking.scoring.types import arrow_type
 from spark_tracking.scoring.work import output_schema
 
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
     from pyspark.sql.types import DataType
 
+    from spark_tracking.scoring.source import Place
     from spark_tracking.scoring.work import Work
 
 _PIECE_BYTES = 64 << 20  # a file larger than this is shared among tasks
@@ -58,6 +58,8 @@ def examine(spark: SparkSession, work: Work) -> FileWork | str:
     if reason := checks.unsuitable(work):
         return reason
     assert work.source.place is not None
+    if "%" in f"{work.source.place.location}{work.target.path}":
+        return "there is a '%' in a path, which delta-rs reads as an escape"
     source = _look(work.source.place.location, work.source.version)
     target = _look(work.target.location) if work.target.exists else None
     for found in (source, target):
@@ -71,15 +73,16 @@ def examine(spark: SparkSession, work: Work) -> FileWork | str:
         output = pa.schema([(field.name, arrow_type(field.dataType)) for field in output_schema(work)])
     except TypeError as error:
         return f"a column's type has no Arrow form ({error})"
-    if reason := checks.unreadable(source) or _unwritable(work, target, output) or _unreachable(spark, source.uri):
+    if reason := checks.unreadable(source) or _unwritable(work, target, output) or _unreachable(spark, source.uri, work.target):
         return reason
-    location = work.target.location or work.target.text
     partition_by = target.partition_by if target else work.partition_by
-    return FileWork(source, target, files, output, location, partition_by)
+    return FileWork(source, target, files, output, work.target.path, partition_by)
 
 
 def _unwritable(work: Work, target: Snapshot | None, output: pa.Schema) -> str | None:
     if target is None:
+        if name := checks.unusual_name(output.names):
+            return f"a new table with a column '{name}' is Spark's to make"
         return None if work.target.is_path else "a new table of the catalog is Spark's to make"
     return checks.unwritable(target, work.mode) or checks.different(target, output)
 
@@ -87,28 +90,27 @@ def _unwritable(work: Work, target: Snapshot | None, output: pa.Schema) -> str |
 def _look(location: str | None, version: int | None = None) -> Snapshot | str:
     if location is None:
         return "the catalog does not say where a table's files are"
-    folder = local_folder(location)
     try:
-        return delta_files.snapshot(str(folder) if folder else location, version)
+        root(location)
+        return delta_files.snapshot(location, version)
     except Exception as error:  # whatever keeps this client from the log: a feature, a credential, the network
         return f"this client cannot read the log of '{location}' ({str(error).splitlines()[0]})"
 
 
-def _unreachable(spark: SparkSession, source: str) -> str | None:
-    """Local paths are certain only where workers are this process's children; elsewhere ask them."""
-    if shares_files(spark) or local_folder(source) is None:
+def _unreachable(spark: SparkSession, source: str, target: Place) -> str | None:
+    """Workers are certain to see what this process sees only where they are its children; elsewhere ask them."""
+    if shares_files(spark):
         return None
+    if not target.exists and (target.location is None or "://" not in target.location):
+        return "a new table is Spark's to make where workers may not share this machine's folders"
+    folders = [source, *([target.location] if target.exists and target.location else [])]
 
-    def sees(batches: Iterator[Any]) -> Iterator[Any]:
-        import os
-
-        import pyarrow
-
+    def blind(batches: Iterator[Any]) -> Iterator[Any]:
         for _ in batches:
-            yield pyarrow.RecordBatch.from_pydict({"seen": [os.path.isdir(f"{source}/_delta_log")]})
+            yield pa.RecordBatch.from_pydict({"folder": pa.array([name for name in folders if not sees_log(name)], pa.string())})
 
-    answers = spark.range(0, 16, 1, 8).mapInArrow(sees, "seen boolean").collect()
-    return None if all(row[0] for row in answers) else f"workers do not see '{source}'"
+    answers = spark.range(0, 16, 1, 8).mapInArrow(blind, "folder string").distinct().collect()
+    return f"workers cannot read '{answers[0][0]}'" if answers else None
 
 
 def _files(spark: SparkSession, work: Work, source: Snapshot) -> tuple[DataFile, ...] | str:
@@ -147,11 +149,11 @@ def run(spark: SparkSession, work: Work, found: FileWork, *, show: bool | None) 
     Returns:
         `version` of the target after the commit (None if another run of this job committed first), `rows` and `failed`.
     """
-    if found.target is None:
-        delta_files.create(found.location, found.output, found.partition_by)
-    with attempt(found.location, work.token, delta_files.snapshot(found.location).version) as running:
+    with attempt(found.location, work.token, found.target.version if found.target else 0) as running:
         written = _score(spark, work, found, running.folder, show)
         running.check_alive()
+        if found.target is None:  # only now, so that a job that fails leaves no empty table
+            delta_files.create(found.location, found.output, found.partition_by)
         at = delta_files.snapshot(found.location)
         if reason := checks.unwritable(at, work.mode) or checks.different(at, found.output):
             raise InvalidState(f"The target '{work.target.text}' was changed while the job ran: now {reason}. Run it again.")
@@ -181,23 +183,22 @@ def _score(spark: SparkSession, work: Work, found: FileWork, folder: str, show: 
 
     job = spark.range(0, len(tasks), 1, len(tasks)).mapInArrow(run_here, from_arrow_schema(WRITTEN))
     rows = None if any(file.rows is None for file in found.files) else sum(file.rows or 0 for file in found.files)
-    with progress(spark, f"scoring {len(found.files)} files", tasks=len(tasks), rows=rows, show=show):
+    with progress(spark, f"scoring {len(found.files)} files", rows=rows, show=show):
         return [row.asDict() for row in job.collect()]
 
 
 def _plan(work: Work, found: FileWork, folder: str) -> FilePlan:
     assert work.plan is not None
     schema = work.source.df.schema
-    inputs = input_names(work.model, schema)
     kinds: Mapping[str, DataType] = {field.name: field.dataType for field in schema}
-    needed = list(dict.fromkeys([*inputs, *work.keep]))
+    needed = list(dict.fromkeys([*work.inputs, *work.keep]))
     return FilePlan(
         plan=work.plan,
         source=found.source.uri,
         target=found.location,
         folder=folder,
         columns=pa.schema([(name, arrow_type(kinds[name])) for name in needed]),
-        inputs=tuple(inputs),
+        inputs=work.inputs,
         keep=work.keep,
         output=found.output,
         partition_by=found.partition_by,

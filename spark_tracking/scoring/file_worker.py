@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from pyarrow.fs import FileSystem
+from pyarrow.fs import FileSystem, FileType
 
 from spark_tracking.errors import InvalidState
 from spark_tracking.scoring.file_stats import FloatBounds, partition_text, statistics
@@ -103,6 +103,15 @@ def root(uri: str) -> tuple[FileSystem, str]:
         uri = uri.replace(alias, scheme, 1) if uri.startswith(alias) else uri
     files, path = FileSystem.from_uri(uri)
     return files, path.rstrip("/")
+
+
+def sees_log(uri: str) -> bool:
+    """Whether this process can read a table's folder, by the log that is in it."""
+    try:
+        files, base = root(uri)
+        return bool(files.get_file_info(f"{base}/_delta_log").type == FileType.Directory)
+    except OSError:
+        return False
 
 
 def run_tasks(plan: FilePlan, tasks: list[tuple[Piece, ...]], batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

@@ -16,7 +16,7 @@ from urllib.parse import unquote
 from spark_tracking.errors import InvalidInput, InvalidState
 from spark_tracking.lake import delta_files
 from spark_tracking.scoring.commits import scoring_facts
-from spark_tracking.scoring.source import Place, find_place, local_folder, read_version
+from spark_tracking.scoring.source import Place, find_place, read_version
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -35,8 +35,7 @@ def pending(spark: SparkSession, work: Work, since: Literal["last"] | int | None
         return work
     if since is None:
         work = replace(work, job=f"{work.job}/{work.model.digest[:8]}")  # all rows again under a new model is new work
-        done = _last(work)
-        return None if done is not None and done >= work.app_version else work
+        return None if is_done(work) else work
     newest = work.source.version
     if newest is None:
         raise InvalidInput(f"since={since!r} needs a Delta source; {work.source.label} has no versions. Leave since= out.")
@@ -70,17 +69,32 @@ def _name(work: Work) -> str:
     return f"auto-{hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]}"
 
 
+def is_done(work: Work) -> bool:
+    """Whether the job's work up to this source version is in the target, whoever did it; Delta itself asks again as it commits."""
+    done = _last(work) if work.app_id and work.target.location else None
+    return done is not None and done >= work.app_version
+
+
 def _last(work: Work) -> int | None:
     """Up to which source version the job's commits in the target reach."""
     assert work.app_id is not None
-    return delta_files.transaction_version(_location(work.target), work.app_id) if work.target.exists else None
+    if not work.target.exists:
+        return None
+    location = _location(work.target)
+    try:
+        return delta_files.transaction_version(location, work.app_id)
+    except Exception as error:  # a table feature, a credential, the network
+        raise InvalidState(
+            f"What the job '{work.job}' did before stands in the log of '{location}', which this client cannot read: {error}. "
+            "Leave since= and job= out."
+        ) from error
 
 
 def _location(place: Place | None) -> str:
     assert place is not None
-    location = place.location or place.text
-    folder = local_folder(location)
-    return str(folder) if folder else location
+    if place.location is None:
+        raise InvalidInput(f"The catalog does not say where the files of '{place.text}' are, which since= and job= need. Leave them out.")
+    return place.location
 
 
 def added_rows(spark: SparkSession, work: Work) -> DataFrame:

@@ -6,11 +6,12 @@ form, which keeps arrays apart; all then map those copy-on-write: they share wha
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from pickle import PicklingError
+from typing import Any
 
-if TYPE_CHECKING:
-    from spark_tracking.scoring.worker import ModelCopy
+from spark_tracking.scoring.worker import ModelCopy, locked, node_folder
 
 _BIG = 32 << 20  # bytes of model files from which sharing is worth a second write
 
@@ -25,30 +26,39 @@ def load_mapped(folder: Path, copy: ModelCopy) -> Any:
     from mlflow.models import Model
     from mlflow.pyfunc import FLAVOR_NAME, MAIN, PyFuncModel, load_model
 
+    def loaded() -> Any:
+        return load_model(str(folder), suppress_warnings=True, model_config=dict(copy.config) or None)
+
     metadata = Model.load(str(folder))
     main = metadata.flavors.get(FLAVOR_NAME, {})
     plain = main.get(MAIN) == "mlflow.sklearn" and main.get("predict_fn", "predict") == "predict" and not copy.config
     if not plain or sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) < _BIG:
-        return load_model(str(folder), suppress_warnings=True, model_config=dict(copy.config) or None)
-    return PyFuncModel(model_meta=metadata, model_impl=_Mapped(_estimator(folder, copy.digest)))
+        return loaded()
+    import joblib  # type: ignore[import-untyped]  # comes with scikit-learn
 
-
-def _estimator(folder: Path, digest: str) -> Any:
-    import joblib  # type: ignore[import-untyped]
-    from mlflow.pyfunc import load_model
-
-    from spark_tracking.scoring.worker import locked, node_folder
-
-    home = node_folder()
-    target = home / f"{digest}-mapped"
-    with locked(home / f"{digest}-mapped.lock"):
-        if not target.is_dir():
-            partial = home / f"{digest}-mapped.partial"
-            partial.mkdir(exist_ok=True)
-            joblib.dump(load_model(str(folder), suppress_warnings=True).get_raw_model(), partial / "estimator")
-            partial.rename(target)
+    estimator = node_folder() / f"{copy.digest}-mapped" / "estimator"
+    with locked(estimator.parent.with_suffix(".lock")):
+        if not estimator.exists():
+            whole = loaded()
+            try:
+                _write(whole.get_raw_model(), estimator)
+            except (PicklingError, AttributeError, TypeError):  # of a class or function that only cloudpickle takes, as a notebook's
+                return whole
     # Ours: written above from a model that the caller asked to load, in a folder that only this user can write.
-    return joblib.load(target / "estimator", mmap_mode="c")
+    return PyFuncModel(model_meta=metadata, model_impl=_Mapped(joblib.load(estimator, mmap_mode="c")))
+
+
+def _write(model: Any, estimator: Path) -> None:
+    import joblib
+
+    partial = estimator.parent.with_suffix(".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    try:
+        joblib.dump(model, partial / "estimator")
+        partial.rename(estimator.parent)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 class _Mapped:

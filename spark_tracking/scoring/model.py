@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,22 +35,19 @@ class ResolvedModel:
         digest: SHA-256 (first 32 hex digits) over the names and contents of the model's files.
         name, version, alias: of a registered model; None otherwise.
         run_id, model_id: the run and the logged model that it comes from, where known.
+        metadata: the `MLmodel` file as an `mlflow.models.Model`.
     """
 
     uri: str
     pinned_uri: str
     path: Path
     digest: str
-    name: str | None = None
-    version: str | None = None
-    alias: str | None = None
-    run_id: str | None = None
-    model_id: str | None = None
-
-    @cached_property
-    def metadata(self) -> Any:
-        """The `MLmodel` file as an `mlflow.models.Model`."""
-        return Model.load(str(self.path))
+    name: str | None
+    version: str | None
+    alias: str | None
+    run_id: str | None
+    model_id: str | None
+    metadata: Any = field(repr=False, compare=False)
 
     @property
     def inputs(self) -> Schema | None:
@@ -124,6 +121,7 @@ def _local(uri: str, pinned_uri: str, version: ModelVersion | None, alias: str |
         alias=alias,
         run_id=(version.run_id if version else None) or metadata.run_id or None,
         model_id=getattr(metadata, "model_id", None) or None,
+        metadata=metadata,
     )
 
 
@@ -153,7 +151,7 @@ def _download(uri: str) -> Path:
     if "://" not in uri and ":/" not in uri:
         path = Path(uri).expanduser().resolve()
         if not path.is_dir():
-            raise NotFound(f"The model folder '{uri}' does not exist.")
+            raise NotFound(f"The model folder '{uri}' does not exist. Other forms: models:/name/1, models:/name@alias, runs:/<id>/<path>.")
         return path
     import mlflow
 
@@ -176,10 +174,18 @@ def folder_digest(folder: Path) -> str:
 
     `registered_model_meta` is left out: MLflow writes it on download, and it is not the model.
     """
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "registered_model_meta")
+    states = [(file.relative_to(folder).as_posix(), file.stat()) for file in files]
+    return _digest(folder, tuple((name, state.st_size, state.st_mtime_ns, state.st_ino) for name, state in states))
+
+
+@lru_cache(maxsize=64)
+def _digest(folder: Path, files: tuple[tuple[str, int, int, int], ...]) -> str:
+    """Read once as long as no file changes: of a model of 1 GB it takes a second."""
     total = hashlib.sha256()
-    for file in sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "registered_model_meta"):
-        total.update(f"{file.relative_to(folder).as_posix()}\0{file.stat().st_size}\0".encode())
-        with file.open("rb") as stream:
+    for name, size, *_ in files:
+        total.update(f"{name}\0{size}\0".encode())
+        with (folder / name).open("rb") as stream:
             while block := stream.read(1 << 20):
                 total.update(block)
     return total.hexdigest()[:32]

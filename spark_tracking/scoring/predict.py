@@ -110,8 +110,11 @@ class Predictor:
             raise
         except Exception as error:
             if self.plan.on_error == "fail":
+                if isinstance(error, InvalidInput):  # ours, of the result type or the method
+                    raise
                 raise InvalidState(
-                    f"The model {self.plan.copy.label} failed on a batch of {table.num_rows} rows: {type(error).__name__}: {error}. "
+                    f"The model {self.plan.copy.label} failed on a batch of {table.num_rows} rows: {type(error).__name__}: "
+                    f"{' '.join(str(error).split())[:1000]}. "
                     "Pass on_error='null' or 'report' to keep the other rows."
                 ) from error
             if table.num_rows == 1:
@@ -149,10 +152,9 @@ def native_method(model: Any, plan: Plan) -> Any:
 
 
 def to_frame(table: pa.Table) -> pd.DataFrame:
-    """Arrow columns as pandas, by the rules of Spark's pandas UDFs: local times without zone, dates as objects, maps as dicts."""
-    frame = table.to_pandas(
-        date_as_object=True, integer_object_nulls=True, maps_as_pydicts="strict", coerce_temporal_nanoseconds=True, ignore_metadata=True
-    )
+    """Arrow columns as pandas, by the rules of Spark's pandas UDFs: local times without zone, dates as objects, maps as dicts,
+    integers with nulls as floats with NaN."""
+    frame = table.to_pandas(date_as_object=True, maps_as_pydicts="strict", coerce_temporal_nanoseconds=True, ignore_metadata=True)
     for field in table.schema:
         if pa.types.is_timestamp(field.type) and field.type.tz:
             frame[field.name] = frame[field.name].dt.tz_localize(None)

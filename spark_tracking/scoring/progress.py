@@ -17,14 +17,13 @@ _LOOK_SECONDS = 0.5
 
 
 @contextmanager
-def progress(spark: SparkSession, title: str, *, tasks: int, rows: int | None, show: bool | None) -> Iterator[None]:
+def progress(spark: SparkSession, title: str, *, rows: int | None, show: bool | None) -> Iterator[None]:
     """Show the progress of the Spark jobs that this thread starts.
 
     Args:
         spark: the session.
         title: what is being done.
-        tasks: how many tasks there are.
-        rows: how many rows, or None if unknown; tasks are taken to be of one size.
+        rows: how many rows in all, of which tasks are taken to have equal shares; None if unknown: tasks are shown.
         show: None: only where someone looks, on a terminal.
     """
     if not (sys.stderr.isatty() if show is None else show):
@@ -32,19 +31,19 @@ def progress(spark: SparkSession, title: str, *, tasks: int, rows: int | None, s
         return
     from tqdm.auto import tqdm
 
-    unit, scale = ("rows", rows / tasks) if rows else ("tasks", 1.0)
-    with tqdm(total=rows or tasks, desc=title, unit=f" {unit}", unit_scale=True) as bar:
+    with tqdm(total=rows, desc=title, unit=" rows" if rows else " tasks", unit_scale=bool(rows)) as bar:
 
-        def done(finished: int) -> None:
-            bar.update(max(0, round(min(finished, tasks) * scale) - bar.n))
+        def done(finished: int, tasks: int) -> None:
+            bar.total = rows or tasks
+            bar.update(max(0, (rows * finished // max(1, tasks) if rows else finished) - bar.n))
 
         with _watch_connect(spark, done) if is_connect(spark) else _watch_classic(spark, done):
             yield
-        done(tasks)
+        done(1, 1) if rows else done(bar.total or 0, bar.total or 0)
 
 
 @contextmanager
-def _watch_classic(spark: SparkSession, done: Callable[[int], None]) -> Iterator[None]:
+def _watch_classic(spark: SparkSession, done: Callable[[int, int], None]) -> Iterator[None]:
     """Polls the status of the jobs in this thread's job group; a notebook's own group is left as it is."""
     context = spark.sparkContext
     group = context.getLocalProperty("spark.jobGroup.id")
@@ -55,14 +54,12 @@ def _watch_classic(spark: SparkSession, done: Callable[[int], None]) -> Iterator
     before = set(tracker.getJobIdsForGroup(group))
     stop = threading.Event()
 
-    def finished() -> int:
-        jobs = [tracker.getJobInfo(job) for job in set(tracker.getJobIdsForGroup(group)) - before]
-        stages = [tracker.getStageInfo(stage) for job in jobs if job for stage in job.stageIds]
-        return sum(stage.numCompletedTasks for stage in stages if stage)
-
     def look() -> None:
         while not stop.wait(_LOOK_SECONDS):
-            done(finished())
+            jobs = [tracker.getJobInfo(job) for job in set(tracker.getJobIdsForGroup(group)) - before]
+            found = [tracker.getStageInfo(stage) for job in jobs if job for stage in job.stageIds]
+            stages = [stage for stage in found if stage]
+            done(sum(stage.numCompletedTasks for stage in stages), sum(stage.numTasks for stage in stages))
 
     thread = threading.Thread(target=look, daemon=True)
     thread.start()
@@ -76,9 +73,10 @@ def _watch_classic(spark: SparkSession, done: Callable[[int], None]) -> Iterator
 
 
 @contextmanager
-def _watch_connect(spark: Any, done: Callable[[int], None]) -> Iterator[None]:
+def _watch_connect(spark: Any, done: Callable[[int, int], None]) -> Iterator[None]:
     def handler(stages: Any, inflight_tasks: int, operation_id: str, done: bool) -> None:
-        report(sum(stage.num_completed_tasks for stage in stages or ()))
+        stages = stages or ()
+        report(sum(stage.num_completed_tasks for stage in stages), sum(stage.num_tasks for stage in stages))
 
     report = done
     spark.registerProgressHandler(handler)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import datetime as dt
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from spark_tracking.errors import InvalidInput, NotFound
+from spark_tracking.lake import delta_files
 from spark_tracking.scoring.ship import is_connect
 
 if TYPE_CHECKING:
@@ -22,7 +24,8 @@ class Place:
     Attributes:
         text: what the caller gave: a path, a cloud URI or a table name.
         is_path: whether that is a path.
-        location: the folder or URI of the files; None for a table that does not exist or hides its place.
+        location: the folder or URI of the files as clients without Spark take it, local ones absolute; None where Spark alone
+            knows, as for a table that does not exist or hides its place.
         format: `delta`, `parquet`, ...; None for a table that does not exist.
     """
 
@@ -39,7 +42,12 @@ class Place:
     @property
     def sql(self) -> str:
         """How SQL names it."""
-        return f"delta.`{self.location}`" if self.is_path else self.text
+        return f"delta.{quoted(self.path)}" if self.is_path else self.text
+
+    @property
+    def path(self) -> str:
+        """Where Spark reads and writes, for a place given by path."""
+        return self.location or self.text
 
 
 @dataclass(frozen=True)
@@ -73,42 +81,75 @@ def find_place(spark: SparkSession, text: str) -> Place:
         text = text[len("delta.`") : -1]
     if "/" not in text and "\\" not in text:
         return _named(spark, text)
-    if (folder := local_folder(text)) and not folder.exists():  # Spark would log pages about it
-        return Place(text, True, text, None)
-    if _is_delta(spark, text):
-        return Place(text, True, text, "delta")
-    return Place(text, True, text, "parquet" if _has_parquet(spark, text) else None)
+    folder = _local_folder(spark, text)
+    if folder is None:
+        location = _delta_location(spark, text)
+        found = "delta" if location else "parquet" if _has_parquet(spark, text) else None
+        return Place(text, True, location or (text if "://" in text else None), found)
+    if any(file.suffix in (".json", ".parquet") for file in folder.glob("_delta_log/*")):  # Spark's failed first write leaves it empty
+        return Place(text, True, str(folder), "delta")
+    # What does not exist, or is a file of another kind, is not asked of Spark, which would log pages about it.
+    worth_asking = folder.is_dir() or (folder.suffix == ".parquet" and folder.exists())
+    return Place(text, True, str(folder), "parquet" if worth_asking and _has_parquet(spark, str(folder)) else None)
 
 
 def _named(spark: SparkSession, name: str) -> Place:
-    if not spark.catalog.tableExists(name):
-        return Place(name, False, None, None)
-    rows = {row[0]: row[1] for row in spark.sql(f"DESCRIBE TABLE EXTENDED {name}").collect()}
-    kind = "view" if rows.get("Type") == "VIEW" else str(rows.get("Provider", "table")).lower()
-    return Place(name, False, rows.get("Location"), kind)
+    from pyspark.errors import AnalysisException, ParseException
 
-
-def local_folder(text: str) -> Path | None:
-    """The folder that a path or `file:` URI means; None for a cloud URI."""
-    if text.startswith("file:"):
-        return Path(unquote(urlsplit(text).path))
-    return None if "://" in text or text.startswith("dbfs:") else Path(text)
-
-
-def _is_delta(spark: SparkSession, path: str) -> bool:
-    """By SQL, since delta-spark's own call needs a plug-in in Spark Connect."""
-    if folder := local_folder(path):
-        return (folder / "_delta_log").is_dir()
     try:
-        return bool(spark.sql(f"DESCRIBE DETAIL delta.`{path}`").collect())
-    except Exception:
-        return False
+        if not spark.catalog.tableExists(name):
+            return Place(name, False, None, None)
+        rows = {row[0]: row[1] for row in spark.sql(f"DESCRIBE TABLE EXTENDED {name}").collect()}
+    except (AnalysisException, ParseException) as error:
+        raise InvalidInput(f"'{name}' is no name of a table, and a path needs a slash: write './{name}'.") from error
+    kind = "view" if rows.get("Type") == "VIEW" else str(rows.get("Provider", "table")).lower()
+    return Place(name, False, _without_scheme(rows["Location"]) if rows.get("Location") else None, kind)
+
+
+def _local_folder(spark: SparkSession, text: str) -> Path | None:
+    """The folder of this machine that a path means for certain; None for a URI, and where Spark's paths may be elsewhere."""
+    if text.startswith("file:"):
+        return Path(_without_scheme(text))
+    if "://" in text or text.startswith("dbfs:") or is_connect(spark):
+        return None
+    return Path(text).absolute() if _default_file_system(spark.sparkContext).startswith("file:") else None
+
+
+@lru_cache(maxsize=4)
+def _default_file_system(context: Any) -> str:
+    """Where paths without a scheme are: hdfs:// on a cluster of Hadoop's, dbfs: on Databricks."""
+    return str(context._jsc.hadoopConfiguration().get("fs.defaultFS"))
+
+
+def _without_scheme(uri: str) -> str:
+    return unquote(urlsplit(uri).path) if uri.startswith("file:") else uri
+
+
+def _delta_location(spark: SparkSession, path: str) -> str | None:
+    """Where a Delta table is; by SQL, since delta-spark's own call needs a plug-in in Spark Connect."""
+    from pyspark.errors import PySparkException
+
+    try:
+        detail = spark.sql(f"DESCRIBE DETAIL delta.{quoted(path)}").collect()[0]
+    except PySparkException:
+        return None
+    return _without_scheme(detail["location"]) if detail["format"] == "delta" else None
+
+
+def one_line(error: Exception) -> str:
+    """What an error of Spark's says, without its state, plan and stack."""
+    return " ".join(str(error).split("SQLSTATE")[0].split())
+
+
+def quoted(name: str) -> str:
+    """A name as SQL takes it, whatever characters are in it."""
+    return "`" + name.replace("`", "``") + "`"
 
 
 def _has_parquet(spark: SparkSession, path: str) -> bool:
     try:
         spark.read.parquet(path).schema  # noqa: B018 - reads a footer, and on Connect it is what fails
-    except Exception:
+    except Exception:  # there is none, or it cannot be read: Spark has several for either
         return False
     return True
 
@@ -126,24 +167,32 @@ def find_source(spark: SparkSession, source: str | DataFrame, version: int | Non
         NotFound: there is no such table.
         InvalidInput: version and timestamp together, or for something that has no versions.
     """
+    from pyspark.errors import PySparkException
+
     if version is not None and timestamp is not None:
         raise InvalidInput(f"version={version} and timestamp='{timestamp}' exclude each other. Give one of them.")
     if not isinstance(source, str):
         return _unversioned(Source(source, "a DataFrame"), version, timestamp)
     place = find_place(spark, source)
     if not place.exists:
-        raise NotFound(f"There is no table or Parquet folder '{source}'. Give a path, or a name that the catalog knows.")
+        hint = f"A path needs a slash: './{source}'." if Path(source).exists() else "Give a path, or a name that the catalog knows."
+        raise NotFound(f"There is no table or Parquet folder '{source}'. {hint}")
     if place.format != "delta":
-        df = spark.read.parquet(place.text) if place.is_path else spark.table(place.text)
+        df = spark.read.parquet(place.path) if place.is_path else spark.table(place.text)
         return _unversioned(Source(df, source, place), version, timestamp)
-    pinned = _version(spark, place, version, timestamp)
-    return Source(read_version(spark, place, pinned), source, place, pinned)
+    try:
+        pinned = _version(spark, place, version, timestamp)
+        df = read_version(spark, place, pinned)
+        df.schema  # noqa: B018 - on Connect it is what asks
+    except PySparkException as error:
+        raise NotFound(f"'{source}' cannot be read as it was at version={version}, timestamp={timestamp}: {one_line(error)}") from error
+    return Source(df, source, place, pinned)
 
 
 def read_version(spark: SparkSession, place: Place, version: int) -> DataFrame:
     """A Delta table as of a version."""
     reader = spark.read.format("delta").option("versionAsOf", version)
-    return reader.load(place.text) if place.is_path else reader.table(place.text)
+    return reader.load(place.path) if place.is_path else reader.table(place.text)
 
 
 def _unversioned(source: Source, version: int | None, timestamp: Any) -> Source:
@@ -155,6 +204,8 @@ def _unversioned(source: Source, version: int | None, timestamp: Any) -> Source:
 def _version(spark: SparkSession, place: Place, version: int | None, timestamp: str | dt.datetime | None) -> int:
     if version is not None:
         return version
+    if timestamp is None and (newest := delta_files.newest_version(place.location)) is not None:  # without a job of Spark's
+        return newest
     commits = spark.sql(f"DESCRIBE HISTORY {place.sql}" + ("" if timestamp is not None else " LIMIT 1")).select("version", "timestamp")
     if timestamp is None:
         return int(commits.collect()[0]["version"])

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from spark_tracking.errors import InvalidInput
-from spark_tracking.scoring.inputs import input_names
+from spark_tracking.errors import InvalidInput, InvalidState
+from spark_tracking.scoring import incremental
+from spark_tracking.scoring.checks import unusual_name
+from spark_tracking.scoring.progress import progress
+from spark_tracking.scoring.source import quoted
 from spark_tracking.scoring.udf import spark_function
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame, SparkSession
+    from pyspark.sql import DataFrame, DataFrameWriter, SparkSession
     from pyspark.sql.types import DataType, StructType
 
     from spark_tracking.scoring.work import Work
@@ -38,12 +42,11 @@ def predictions(spark: SparkSession, work: Work, rows: DataFrame) -> DataFrame:
         scored = _transformed(work, rows)
     else:
         assert work.returned is not None
-        names = input_names(work.model, rows.schema)
-        answer = spark_function(work.plan, work.returned)(f.struct(*[f.col(_quoted(name)) for name in names]))
-        scored = rows.select(*[f.col(_quoted(name)) for name in work.keep], answer.alias(work.prediction))
+        answer = spark_function(work.plan, work.returned)(f.struct(*[f.col(quoted(name)) for name in work.inputs]))
+        scored = rows.select(*[f.col(quoted(name)) for name in work.keep], answer.alias(work.prediction))
     if work.reports:
-        scored = scored.withColumn(work.error_column, f.col(_quoted(work.prediction))["error"])
-        scored = scored.withColumn(work.prediction, f.col(_quoted(work.prediction))["prediction"])
+        scored = scored.withColumn(work.error_column, f.col(quoted(work.prediction))["error"])
+        scored = scored.withColumn(work.prediction, f.col(quoted(work.prediction))["prediction"])
     if work.model_columns:
         started = f.lit(work.started.isoformat()).cast("timestamp")
         scored = scored.withColumns({"model_version": f.lit(work.stamp()), "scored_at": started})
@@ -62,8 +65,8 @@ def _transformed(work: Work, rows: DataFrame) -> DataFrame:
     scored = mlflow.spark.load_model(str(work.model.path)).transform(rows)
     if output not in scored.columns:
         raise InvalidInput(f"The Spark ML model {work.model.label} gives no column '{output}'; it gives: {', '.join(scored.columns)}.")
-    answer = vector_to_array(f.col(output)) if output == "probability" else f.col(output).cast("double")
-    result: DataFrame = scored.select(*[f.col(_quoted(name)) for name in work.keep], answer.alias(work.prediction))
+    answer = (vector_to_array(f.col(output)) if output == "probability" else f.col(output)).cast(prediction_type(work))
+    result: DataFrame = scored.select(*[f.col(quoted(name)) for name in work.keep], answer.alias(work.prediction))
     return result
 
 
@@ -71,24 +74,66 @@ def write(spark: SparkSession, work: Work, scored: DataFrame, *, show: bool | No
     """Commit scored rows to the target, once.
 
     Returns:
-        `rows` and `failed` as Spark counted them on the way.
+        `version` of the target after the commit (None if another run of this job committed first), `rows` and `failed` as
+        Spark counted them on the way.
+
+    Raises:
+        InvalidInput: the target lacks columns.
+        InvalidState: another job changed the same rows.
     """
     from pyspark.sql import Observation
     from pyspark.sql import functions as f
 
+    _check_target(spark, work, scored.schema)
     seen = Observation()
-    failed = f.col(_quoted(work.error_column)).isNotNull() if work.reports else f.lit(False)
+    failed = f.col(quoted(work.error_column)).isNotNull() if work.reports else f.lit(False)
     counted = scored.observe(seen, f.count(f.lit(1)).alias("rows"), f.count_if(failed).alias("failed"))
-    if work.mode == "merge" and work.target.exists:
-        # MERGE reads its source twice, once to find the matches: score once, keep the answer.
-        counted.persist()
-        try:
-            _merge(spark, work, counted)
-        finally:
-            counted.unpersist()
-    else:
-        _write(spark, work, counted)
-    return dict(seen.get)
+    try:
+        with progress(spark, f"scoring {work.source.label}", rows=None, show=show):
+            (_merge if work.mode == "merge" and work.target.exists else _write)(spark, work, counted)
+    except Exception as error:
+        clearer = _clearer(spark, work, scored.schema, error)
+        if clearer is error:
+            raise
+        if clearer is not None:
+            raise clearer from error
+    version = incremental.committed_version(spark, work)
+    # What had been done before Delta leaves out without reading it: its counts would never come.
+    return {"version": None, "rows": 0, "failed": 0} if version is None else {**seen.get, "version": version}
+
+
+def _clearer(spark: SparkSession, work: Work, written: StructType, error: Exception) -> Exception | None:
+    """What an error of Delta's means here; None if another run of this job did the work meanwhile.
+
+    Delta's come through py4j, Connect or delta-spark as exceptions of different classes, whose texts name Delta's own.
+    """
+    text = f"{type(error).__name__} {error}"
+    if "DELTA_MULTIPLE_SOURCE_ROW_MATCHING" in text:
+        return InvalidInput(f"Several rows to score have the same {', '.join(work.keys)}. Give keys= that tell them apart, or use where=.")
+    if "DELTA_FAILED_TO_MERGE_FIELDS" in text:
+        there = spark.sql(f"SELECT * FROM {work.target.sql} LIMIT 0").schema.simpleString()
+        return InvalidInput(
+            f"The target '{work.target.text}' has columns of other types: {there}. To be written are: {written.simpleString()}. "
+            "Set result_type=, or use mode='overwrite'."
+        )
+    if not re.search(r"DELTA_(CONCURRENT|METADATA_CHANGED|PROTOCOL_CHANGED)|Concurrent\w*Exception", text):
+        return error
+    if incremental.is_done(work):
+        return None
+    return InvalidState(
+        f"Another job changed the same rows of '{work.target.text}' at the same time, and nothing was written. Run it again."
+    )
+
+
+def _check_target(spark: SparkSession, work: Work, written: StructType) -> None:
+    if not work.target.exists or work.mode == "overwrite":
+        return
+    there = {name.lower() for name in spark.sql(f"SELECT * FROM {work.target.sql} LIMIT 0").columns}
+    if strange := [f"{field.name} {field.dataType.simpleString()}" for field in written if field.name.lower() not in there]:
+        raise InvalidInput(
+            f"The target '{work.target.text}' lacks columns that would be written: {', '.join(strange)}. Add them to it "
+            "(ALTER TABLE ... ADD COLUMNS), set keep= or prediction=, or use mode='overwrite'."
+        )
 
 
 def _write(spark: SparkSession, work: Work, scored: DataFrame) -> None:
@@ -100,26 +145,29 @@ def _write(spark: SparkSession, work: Work, scored: DataFrame) -> None:
         writer = writer.option("partitionOverwriteMode", "dynamic")
     if work.app_id:
         writer = writer.option("txnAppId", work.app_id).option("txnVersion", work.app_version)
-    if work.partition_by and not work.target.exists:
-        writer = writer.partitionBy(*work.partition_by)
+    if not work.target.exists:
+        writer = _new(writer, work, scored.schema)
     if work.target.is_path:
-        writer.save(work.target.text)
+        writer.save(work.target.path)
         return
     if not work.target.exists:  # first the table, then its rows: a table made by its first write loses the count of rows
-        create_table(spark, work, scored.schema)
+        empty = spark.createDataFrame([], scored.schema).write.format("delta").mode("ignore")
+        _new(empty, work, scored.schema).saveAsTable(work.target.text)
     writer.saveAsTable(work.target.text)
 
 
-def create_table(spark: SparkSession, work: Work, schema: StructType) -> None:
-    """Make a new table of the catalog, empty."""
-    writer = spark.createDataFrame([], schema).write.format("delta").mode("ignore")
-    (writer.partitionBy(*work.partition_by) if work.partition_by else writer).saveAsTable(work.target.text)
+def _new(writer: DataFrameWriter, work: Work, schema: StructType) -> DataFrameWriter:
+    """What only a new table is told: its partitions, and to map column names that Parquet files may not have."""
+    if unusual_name(schema.names):
+        writer = writer.option("delta.columnMapping.mode", "name")
+    return writer.partitionBy(*work.partition_by) if work.partition_by else writer
 
 
 def _merge(spark: SparkSession, work: Work, scored: DataFrame) -> None:
     """By SQL, since delta-spark's own call needs a plug-in in Spark Connect."""
+    scored.persist()  # MERGE reads its source twice, once to find the matches: score once, keep the answer
     view = f"spark_tracking_{work.token}"
-    same = " AND ".join(f"target.{_quoted(key)} <=> source.{_quoted(key)}" for key in work.keys)
+    same = " AND ".join(f"target.{quoted(key)} <=> source.{quoted(key)}" for key in work.keys)
     scored.createOrReplaceTempView(view)
     try:
         with _commit_settings(spark, work):
@@ -129,6 +177,7 @@ def _merge(spark: SparkSession, work: Work, scored: DataFrame) -> None:
             )
     finally:
         spark.catalog.dropTempView(view)
+        scored.unpersist()
 
 
 @contextmanager
@@ -146,7 +195,3 @@ def _commit_settings(spark: SparkSession, work: Work) -> Iterator[None]:
     finally:
         for name, old in before.items():
             spark.conf.unset(name) if old is None else spark.conf.set(name, old)
-
-
-def _quoted(name: str) -> str:
-    return "`" + name.replace("`", "``") + "`"

@@ -3,29 +3,31 @@
 from __future__ import annotations
 
 import datetime as dt
-import logging
+import re
 import time
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from spark_tracking import errors
 from spark_tracking.errors import InvalidInput, InvalidState
 from spark_tracking.scoring import file_path, incremental, spark_path
-from spark_tracking.scoring.inputs import check_inputs
+from spark_tracking.scoring.inputs import check_inputs, input_names
 from spark_tracking.scoring.model import resolve
 from spark_tracking.scoring.predict import Nulls, OnError
 from spark_tracking.scoring.record import record_run
 from spark_tracking.scoring.result import ScoreResult
-from spark_tracking.scoring.source import Place, Source, find_place, find_source
-from spark_tracking.scoring.udf import make_plan
+from spark_tracking.scoring.source import Place, Source, find_place, find_source, one_line
+from spark_tracking.scoring.udf import make_plan, parse_type, refuse
 from spark_tracking.scoring.work import MODES, STRATEGIES, Mode, Strategy, Work, output_schema
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
     from pyspark.sql.types import DataType
 
-log = logging.getLogger("spark_tracking.scoring")
+_SAID = re.compile(r"^\s*spark_tracking\.[\w.]+\.(?P<kind>\w+): (?P<words>.+)$", re.MULTILINE)
 
 
 def score_table(
@@ -36,6 +38,7 @@ def score_table(
     *,
     where: str | None = None,
     keep: Sequence[str] | None = None,
+    inputs: Sequence[str] | None = None,
     mode: Mode = "append",
     keys: Sequence[str] = (),
     partition_by: Sequence[str] = (),
@@ -63,6 +66,7 @@ def score_table(
         target: Delta table by path or name; made if it does not exist.
         where: SQL condition on the source's rows.
         keep: source columns that go into the target next to the prediction; None: all.
+        inputs: source columns that the model gets; None: those that its signature names, or all where it names none.
         mode: `append`, `overwrite`, `overwrite_partitions` (those that get rows), or `merge` by `keys`.
         keys: for `merge`, the columns that tell rows apart.
         partition_by: kept columns that partition a new target.
@@ -96,22 +100,28 @@ def score_table(
         6,497 rows scored with wine version 3 into /data/scored version 0 ...
     """
     began = time.monotonic()
-    _check(mode, strategy, keys)
+    keys, partition_by = _names(keys), _names(partition_by)
+    _check(mode, strategy, keys, since)
     model = resolve(model_uri)
     found = find_source(spark, source, version, timestamp)
     check_inputs(model, found.df.schema)
-    plan, returned = (None, None)
-    if not model.is_spark_ml:
+    _check_where(found, where)
+    plan, returned = None, None
+    if model.is_spark_ml:
+        refuse("A Spark ML model scores by its own transform, which has no", nulls=nulls, on_error=on_error, params=params)
+        returned = None if result_type is None else parse_type(result_type)
+    else:
         plan, returned = make_plan(spark, model, result_type, method=method, params=params, nulls=nulls, on_error=on_error, scalars=True)
     work = Work(
         model=model,
         source=found,
-        target=_target(spark, target),
+        target=_target(spark, target, found, mode),
         where=where,
-        keep=_kept(found, keep),
+        keep=_columns(found, "keep", keep, found.df.columns),
+        inputs=_columns(found, "inputs", inputs, input_names(model, found.df.schema)),
         mode=mode,
-        keys=tuple(keys),
-        partition_by=tuple(partition_by),
+        keys=keys,
+        partition_by=partition_by,
         prediction=prediction,
         plan=plan,
         returned=returned,
@@ -122,11 +132,23 @@ def score_table(
         added=None,
         token=uuid.uuid4().hex[:16],
     )
-    output_schema(work)
+    _check_columns(work)
     pending = incremental.pending(spark, work, since)
-    result = _nothing_new(work) if pending is None else _run(spark, pending, strategy, show_progress)
+    try:
+        result = _nothing_new(work) if pending is None else _run(spark, pending, strategy, show_progress)
+    except Exception as error:
+        if said := _workers_words(error):
+            raise said from error
+        raise
     result = replace(result, seconds=time.monotonic() - began)
     return record_run(result, work) if track else result
+
+
+def _workers_words(error: Exception) -> Exception | None:
+    """What our code in a worker said, out of the pages that Spark makes of it."""
+    if isinstance(error, errors.SparkTrackingError) or not (said := _SAID.search(str(error))):
+        return None
+    return getattr(errors, said["kind"], InvalidState)(said["words"])
 
 
 def _run(spark: SparkSession, work: Work, strategy: Strategy, show: bool | None) -> ScoreResult:
@@ -143,8 +165,7 @@ def _run(spark: SparkSession, work: Work, strategy: Strategy, show: bool | None)
 
 def _by_spark(spark: SparkSession, work: Work, reason: str, show: bool | None) -> ScoreResult:
     rows = incremental.added_rows(spark, work) if work.added is not None else work.source.df
-    counts = spark_path.write(spark, work, spark_path.predictions(spark, work, rows), show=show)
-    return _result(work, "udf", reason, {**counts, "version": incremental.committed_version(spark, work)})
+    return _result(work, "udf", reason, spark_path.write(spark, work, spark_path.predictions(spark, work, rows), show=show))
 
 
 def _result(work: Work, strategy: str, reason: str, done: Mapping[str, Any]) -> ScoreResult:
@@ -171,25 +192,53 @@ def _nothing_new(work: Work) -> ScoreResult:
     return replace(nothing, status="nothing new", target_version=None)
 
 
-def _check(mode: str, strategy: str, keys: Sequence[str]) -> None:
+def _check(mode: str, strategy: str, keys: Sequence[str], since: object) -> None:
     if mode not in MODES:
         raise InvalidInput(f"mode='{mode}' is not known. Use one of: {', '.join(MODES)}.")
     if strategy not in STRATEGIES:
         raise InvalidInput(f"strategy='{strategy}' is not known. Use one of: {', '.join(STRATEGIES)}.")
     if (mode == "merge") != bool(keys):
         raise InvalidInput("mode='merge' needs keys=[...], the columns that tell rows apart; no other mode takes them.")
+    if mode == "overwrite" and since is not None:
+        raise InvalidInput(f"mode='overwrite' with since={since!r} leaves only the newest rows in the target. Use 'append' or 'merge'.")
 
 
-def _target(spark: SparkSession, target: str) -> Place:
+def _target(spark: SparkSession, target: str, source: Source, mode: Mode) -> Place:
     place = find_place(spark, target)
     if place.exists and place.format != "delta":
         raise InvalidInput(f"The target '{target}' exists and is no Delta table but {place.format}. Give another target.")
+    if not place.exists and place.is_path and place.location and Path(place.location).is_file():
+        raise InvalidInput(f"The target '{target}' is a file. Give the folder of a Delta table, or one that does not exist yet.")
+    same = place.exists and source.place is not None and source.place.path == place.path
+    if same and mode in ("append", "overwrite_partitions"):
+        raise InvalidInput(f"'{target}' is source and target, so mode='{mode}' would mix rows with themselves. Give another target.")
     return place
 
 
-def _kept(source: Source, keep: Sequence[str] | None) -> tuple[str, ...]:
-    if keep is None:
-        return tuple(source.df.columns)
-    if missing := [name for name in keep if name not in source.df.columns]:
-        raise InvalidInput(f"keep= names columns that {source.label} lacks: {', '.join(missing)}. It has: {', '.join(source.df.columns)}.")
-    return tuple(keep)
+def _check_where(source: Source, where: str | None) -> None:
+    from pyspark.errors import AnalysisException
+
+    try:
+        if where is not None:
+            source.df.where(where).schema  # noqa: B018 - on Connect it is what asks
+    except AnalysisException as error:
+        raise InvalidInput(f"where='{where}' is no condition on the rows of {source.label}: {one_line(error)}") from error
+
+
+def _check_columns(work: Work) -> None:
+    written = output_schema(work).names
+    for argument, names in (("keys", work.keys), ("partition_by", work.partition_by)):
+        if missing := [name for name in names if name not in written]:
+            raise InvalidInput(f"{argument}= names columns that are not written: {', '.join(missing)}. Written are: {', '.join(written)}.")
+
+
+def _names(given: Sequence[str]) -> tuple[str, ...]:
+    return (given,) if isinstance(given, str) else tuple(given)
+
+
+def _columns(source: Source, argument: str, given: Sequence[str] | None, default: Sequence[str]) -> tuple[str, ...]:
+    there = source.df.columns
+    names = _names(default if given is None else given)
+    if missing := [name for name in names if name not in there]:
+        raise InvalidInput(f"{argument}= names columns that {source.label} lacks: {', '.join(missing)}. It has: {', '.join(there)}.")
+    return names

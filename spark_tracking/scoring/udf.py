@@ -127,23 +127,23 @@ def _check_params(model: ResolvedModel, params: Mapping[str, Any]) -> None:
 def _result_type(model: ResolvedModel, given: DataType | str | None, method: str, scalars: bool) -> DataType:
     from pyspark.sql.types import ArrayType, DoubleType
 
-    if isinstance(given, str):
-        return _parse(given)
     if given is not None:
-        return given
+        return parse_type(given)
     if method != "predict":
         return ArrayType(DoubleType()) if method in ("predict_proba", "predict_log_proba", "transform") else DoubleType()
     return DoubleType() if model.outputs is None else spark_type(model.outputs, scalars=scalars)
 
 
-def _parse(text: str) -> DataType:
-    """Spark's own parser: a type (`array<double>`) or a list of fields (`label string, score double`)."""
+def parse_type(given: DataType | str) -> DataType:
+    """By Spark's own parser: a type (`array<double>`) or a list of fields (`label string, score double`)."""
     from pyspark.sql.types import DataType as SparkType
 
+    if not isinstance(given, str):
+        return given
     try:
-        return SparkType.fromDDL("boolean" if text == "bool" else text)
+        return SparkType.fromDDL("boolean" if given == "bool" else given)
     except Exception as error:
-        raise InvalidInput(f"result_type='{text}' is not a Spark type: {str(error).splitlines()[0]}") from error
+        raise InvalidInput(f"result_type='{given}' is not a Spark type: {str(error).splitlines()[0]}") from error
 
 
 def spark_function(plan: Plan, returned: DataType) -> Any:
@@ -181,6 +181,10 @@ def _callable(function: Any, model: ResolvedModel, plan: Plan) -> Callable[..., 
     def predict(*columns: Any, **by_name: Any) -> Column:
         if columns and by_name:
             raise InvalidInput("Pass the model's inputs either by position or by name, not both.")
+        if 1 < len(columns) < plan.required:  # one may be a struct
+            raise InvalidInput(
+                f"The model {model.label} needs {plan.required} columns ({', '.join(plan.names or ())}), not {len(columns)}."
+            )
         if by_name:
             fields = [functions.col(column) if isinstance(column, str) else column for column in by_name.values()]
             return function(functions.struct(*[field.alias(name) for name, field in zip(by_name, fields, strict=True)]))  # type: ignore[no-any-return]
@@ -204,6 +208,13 @@ def _signature_columns(model: ResolvedModel) -> list[str]:
     return [str(name) for name in inputs.input_names()]
 
 
+def refuse(why: str, **given: Any) -> None:
+    """Raise if any of these arguments is not its default: what then scores could not heed it."""
+    defaults = {"method": "predict", "nulls": "model", "on_error": "fail", "params": None}
+    if set_ones := [f"{name}={value!r}" for name, value in given.items() if value != defaults[name]]:
+        raise InvalidInput(f"{why} {', '.join(set_ones)}.")
+
+
 def _isolated(
     spark: SparkSession,
     model: ResolvedModel,
@@ -218,9 +229,7 @@ def _isolated(
     """MLflow rebuilds the environment and serves the model in it; what only our path can do is refused by name."""
     import mlflow.pyfunc
 
-    ours = {"method": (method, "predict"), "nulls": (nulls, "model"), "on_error": (on_error, "fail")}
-    if set_ones := [f"{name}='{value}'" for name, (value, default) in ours.items() if value != default]:
-        raise InvalidInput(f"env_manager='{env_manager}' hands the model to MLflow, which has no {', '.join(set_ones)}.")
+    refuse(f"env_manager='{env_manager}' hands the model to MLflow, which has no", method=method, nulls=nulls, on_error=on_error)
     function: Callable[..., Column] = mlflow.pyfunc.spark_udf(
         spark,
         model.pinned_uri,

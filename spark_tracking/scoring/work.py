@@ -35,11 +35,12 @@ class Work:
         source, target: from where to where.
         where: SQL condition on source rows, or None.
         keep: the source columns that go into the target.
+        inputs: the source columns that the model gets.
         mode: how the target changes.
         keys: for `merge`, the columns that tell rows apart.
         partition_by: for a target that does not exist yet.
         prediction: name of the prediction's column; `report` adds `<name>_error`.
-        plan, returned: for the workers, and the Spark type of their answer; None for a Spark ML model.
+        plan, returned: for the workers, and the Spark type of their answer; a Spark ML model has no plan.
         model_columns: whether rows get `model_version` and `scored_at`.
         method: the model's method.
         job: the job's name, or None for work that may be repeated.
@@ -54,6 +55,7 @@ class Work:
     target: Place
     where: str | None
     keep: tuple[str, ...]
+    inputs: tuple[str, ...]
     mode: Mode
     keys: tuple[str, ...]
     partition_by: tuple[str, ...]

@@ -187,6 +187,7 @@ def test_targets_that_spark_must_see_to_take_the_udf_path(spark: SparkSession, r
     ("columns", "reason"),
     [
         ("id BIGINT, prediction DOUBLE, twice BIGINT GENERATED ALWAYS AS (id * 2)", "generationExpression"),
+        ("id BIGINT, prediction DOUBLE, number BIGINT GENERATED ALWAYS AS IDENTITY", "identity"),
         ("id BIGINT NOT NULL, prediction DOUBLE", "must not be null"),
     ],
 )

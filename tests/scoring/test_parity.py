@@ -100,3 +100,16 @@ def test_inputs_look_the_same_to_the_model(spark: SparkSession, tmp_path: Path) 
     theirs, mine = mlflow.pyfunc.spark_udf(spark, model, "string"), score_udf(spark, model, "string")
     rows = df.select(theirs(f.struct("*")).alias("theirs"), mine(f.struct("*")).alias("mine")).collect()
     assert [row["mine"] for row in rows] == [row["theirs"] for row in rows]
+
+
+def test_whole_numbers_with_nulls_look_the_same_to_the_model(spark: SparkSession, tmp_path: Path) -> None:
+    show = Returning(lambda x: [f"{list(x.dtypes)} {row}" for row in x.to_dict("records")])
+    model = save_function(tmp_path / "model", show)
+    df = spark.range(0, 4, 1, 1).select(
+        *[f.expr(f"IF(id = 1, NULL, CAST(id AS {kind})) AS {kind}") for kind in ("INT", "BIGINT", "TINYINT")]
+    )
+    theirs, mine = mlflow.pyfunc.spark_udf(spark, model, "string"), score_udf(spark, model, "string")
+    for given in (df.columns, [f.struct("*")]):
+        rows = df.select(theirs(*given).alias("theirs"), mine(*given).alias("mine")).collect()
+        assert [row["mine"] for row in rows] == [row["theirs"] for row in rows]
+        assert "nan" in rows[1]["mine"]

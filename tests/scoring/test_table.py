@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
+import pandas as pd
 import pytest
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as f
-from scoring_models import NUMBERS
+from scoring_models import NUMBERS, save_function
 
-from spark_tracking.errors import InvalidInput, NotFound
+from spark_tracking.errors import InvalidInput, InvalidState, NotFound
 from spark_tracking.scoring import score_table
 
 
@@ -63,6 +64,43 @@ def test_where_and_an_older_version(spark: SparkSession, source: str, regressor:
     assert read(spark, target).count() == 400
     with pytest.raises(InvalidInput, match="exclude each other"):
         score_table(spark, regressor, source, target, version=0, timestamp="2024-01-01")
+
+
+def test_a_source_as_it_was_at_a_time(spark: SparkSession, source: str, regressor: str, tmp_path: Path) -> None:
+    (first,) = spark.sql(f"DESCRIBE HISTORY delta.`{source}`").select("timestamp").collect()
+    read(spark, source).limit(10).write.format("delta").mode("append").save(source)
+    target = str(tmp_path / "target")
+    result = score_table(spark, regressor, source, target, keep=["id"], timestamp=first["timestamp"])
+    assert (result.rows, result.source_version) == (200, 0)
+    with pytest.raises(NotFound, match="no version as old as 2001-01-01"):
+        score_table(spark, regressor, source, target, timestamp="2001-01-01")
+
+
+class Picky(mlflow.pyfunc.PythonModel):
+    """Fails on batches that have a negative `a`."""
+
+    def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> Any:
+        if (model_input["a"] < 0).any():
+            raise ValueError("negative")
+        return model_input["a"]
+
+
+@pytest.mark.parametrize("strategy", ["files", "udf"])
+def test_rows_that_the_model_fails_on_are_counted_and_say_why(spark: SparkSession, source: str, tmp_path: Path, strategy: Any) -> None:
+    model, target = save_function(tmp_path / "picky", Picky()), str(tmp_path / "target")
+    bad = int((NUMBERS["a"] < 0).sum())
+    with pytest.raises(Exception, match=r"failed on a batch of .* rows: ValueError: negative"):
+        score_table(spark, model, source, target, strategy=strategy)
+    assert not list((tmp_path / "target").glob("_delta_log/*.json"))
+    result = score_table(spark, model, source, target, on_error="report", strategy=strategy)
+    assert (result.rows, result.failed) == (200, bad)
+    assert f"{bad} of them failed" in str(result)
+    rows = read(spark, target)
+    assert rows.where("a < 0 AND prediction IS NULL AND prediction_error = 'ValueError: negative'").count() == bad
+    assert rows.where("a >= 0 AND prediction = a AND prediction_error IS NULL").count() == 200 - bad
+    nulls = str(tmp_path / "nulls")
+    assert score_table(spark, model, source, nulls, on_error="null", strategy=strategy).failed == 0
+    assert read(spark, nulls).where("prediction IS NULL").count() == bad
 
 
 def test_parquet_and_dataframes_are_sources_too(spark: SparkSession, source: str, regressor: str, tmp_path: Path) -> None:
@@ -125,18 +163,84 @@ def test_columns_that_do_not_suit_are_named_before_anything_runs(spark: SparkSes
         ({"mode": "replace"}, "mode='replace'"),
         ({"mode": "merge"}, "needs keys"),
         ({"strategy": "fast"}, "strategy='fast'"),
+        ({"mode": "merge", "keys": "day", "keep": "id"}, "keys= names columns that are not written: day"),
+        ({"partition_by": "day", "keep": "id"}, "partition_by= names columns that are not written: day"),
+        ({"mode": "overwrite", "since": "last"}, "leaves only the newest rows"),
+        ({"target": "source"}, "is source and target"),
+        ({"target": "just a name"}, "a path needs a slash: write './just a name'"),
+        ({"where": "nope > 1"}, "where='nope > 1' is no condition on the rows .* `nope` cannot be resolved"),
+        ({"where": "id >"}, "where='id >' is no condition"),
     ],
 )
 def test_contradictions_are_refused(
     spark: SparkSession, source: str, regressor: str, tmp_path: Path, arguments: dict[str, Any], message: str
 ) -> None:
+    given = {"target": str(tmp_path / "target"), **arguments}
+    if given["target"] == "source":
+        given["target"] = source
     with pytest.raises(InvalidInput, match=message):
-        score_table(spark, regressor, source, str(tmp_path / "target"), **arguments)
+        score_table(spark, regressor, source, **given)
+    assert not (tmp_path / "target").exists()
+
+
+def test_what_is_no_table_is_refused_and_left_alone(spark: SparkSession, source: str, regressor: str, tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("precious")
+    with pytest.raises(InvalidInput, match="is a file"):
+        score_table(spark, regressor, source, str(file))
+    with pytest.raises(InvalidState, match="cannot be written"):
+        score_table(spark, regressor, source, str(file / "below"))
+    with pytest.raises(NotFound, match="There is no table or Parquet folder"):
+        score_table(spark, regressor, str(file), str(tmp_path / "target"))
+    with pytest.raises(NotFound, match=r"cannot be read as it was at version=99.*DELTA_VERSION_NOT_FOUND"):
+        score_table(spark, regressor, source, str(tmp_path / "target"), version=99)
+    assert file.read_text() == "precious"
+
+
+def test_columns_that_parquet_may_not_have_are_mapped_in_a_new_target(spark: SparkSession, regressor: str, tmp_path: Path) -> None:
+    names = ["a b", "dot.ted", "em😀ji", "semi;colon", "x=y"]
+    frame = NUMBERS.head(10).assign(**{name: range(10) for name in names})
+    for mode, keys in (("append", []), ("append", []), ("merge", ["a b", "dot.ted"])):
+        where = None if mode == "append" else "`x=y` < 1"
+        given = spark.createDataFrame(frame)
+        if mode == "merge":
+            spark.sql(f"DELETE FROM delta.`{tmp_path}/target` WHERE `x=y` = 0")
+        score_table(spark, regressor, given, str(tmp_path / "target"), mode=mode, keys=keys, where=where, prediction="my score")  # type: ignore[arg-type]
+    rows = read(spark, str(tmp_path / "target"))
+    assert rows.columns == [*frame.columns, "my score"]
+    assert rows.count() == 19
+
+
+def test_a_target_that_lacks_columns_is_told_which(spark: SparkSession, source: str, regressor: str, tmp_path: Path) -> None:
+    target = str(tmp_path / "target")
+    score_table(spark, regressor, source, target, keep="id")
+    with pytest.raises(InvalidInput, match=r"lacks columns that would be written: day string. Add them"):
+        score_table(spark, regressor, source, target, keep=["id", "day"])
+    with pytest.raises(InvalidInput, match=r"columns of other types: .*prediction:double.*To be written are: .*prediction:string"):
+        score_table(spark, regressor, source, target, keep=["id"], result_type="string")
+    score_table(spark, regressor, source, str(tmp_path / "days"), keep=["day"], mode="overwrite", where="id < 2")
+    with pytest.raises(InvalidInput, match=r"Several rows to score have the same day. Give keys= that tell them apart"):
+        score_table(spark, regressor, source, str(tmp_path / "days"), keep=["day"], mode="merge", keys=["day"])
+
+
+def test_paths_are_relative_to_this_process_and_may_have_any_character(
+    spark: SparkSession, source: str, regressor: str, tmp_path: Path
+) -> None:
+    target = "./a b/ü'`😀"
+    for expected in ("scored", "nothing new"):
+        assert score_table(spark, regressor, "./source", target, keep=["id"], since="last").status == expected
+    assert score_table(spark, regressor, "./source", target, keep=["id"], mode="merge", keys="id").strategy == "udf"
+    assert read(spark, str(tmp_path / target)).count() == 200
+    assert "'%' in a path" in score_table(spark, regressor, "./source", "./a%20b", keep=["id"]).reason
+    assert read(spark, str(tmp_path / "a%20b")).count() == 200
 
 
 def test_a_source_that_does_not_exist_is_named(spark: SparkSession, regressor: str, tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="no_such_table"):
         score_table(spark, regressor, "no_such_table", str(tmp_path / "target"))
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(NotFound, match=r"A path needs a slash: './folder'"):
+        score_table(spark, regressor, "folder", str(tmp_path / "target"))
 
 
 def test_a_target_that_is_no_delta_table_is_left_alone(spark: SparkSession, source: str, regressor: str, tmp_path: Path) -> None:

@@ -156,6 +156,7 @@ def test_a_model_that_cannot_be_loaded_says_where_why_and_what_it_needs(tmp_path
 
 def test_integers_with_nulls_reach_a_model_without_signature_as_pandas_has_them(echo: str) -> None:
     table = pa.table({"x": pa.array([1, None], pa.int64())})
+    assert to_frame(table)["x"].dtype == "float64"
     assert Predictor(plan(echo, pa.float64())).score(table).to_pylist() == [1.0, None]
 
 

@@ -175,6 +175,11 @@ def test_no_arguments_need_a_signature(spark: SparkSession, summing: str) -> Non
         score_udf(spark, summing)()
 
 
+def test_too_few_columns_are_refused_at_once(spark: SparkSession, regressor: str) -> None:
+    with pytest.raises(InvalidInput, match=r"needs 3 columns \(a, b, c\) but got 2"):
+        score_udf(spark, regressor)("a", "b")
+
+
 def test_optional_inputs_must_be_named(spark: SparkSession, tmp_path: Path) -> None:
     signature = ModelSignature(Schema([ColSpec("double", "a"), ColSpec("double", "b", required=False)]), Schema([ColSpec("double")]))
     predict = score_udf(spark, save_function(tmp_path / "optional", Sum(), signature))

@@ -19,6 +19,7 @@ import mlflow
 import pandas as pd
 import pytest
 from scoring_models import save_function
+from sklearn.neighbors import KNeighborsRegressor
 
 from spark_tracking.lake import delta_files
 from spark_tracking.scoring import worker
@@ -50,25 +51,47 @@ COUNT = """
 import sys, os, pyspark
 os.environ["SPARK_HOME"] = os.path.dirname(pyspark.__file__)
 from spark_tracking.jobs.session import local_spark
-from spark_tracking.scoring import score_udf
+from spark_tracking.scoring import score_table, score_udf
 spark = {session}
-predict = score_udf(spark, sys.argv[1], "double")
+model, source, target = sys.argv[1:]
+predict = score_udf(spark, model, "double")
 df = spark.range(0, 6400, 1, 64).selectExpr("CAST(id AS DOUBLE) AS a")
 for _ in range(2):
     total = df.select(predict("a").alias("y")).groupBy().sum("y").collect()[0][0]
 print("total", total)
+for _ in range(2):
+    result = score_table(spark, model, source, target, keep=["id"], inputs=["a"], result_type="double", show_progress=True)
+    print(result.strategy, result.rows, result.reason)
+for _ in range(2):
+    result = score_table(spark, model, source, target, keep=["id"], inputs=["a"], result_type="double", since="last")
+    print(result.strategy, result.rows)
+rows = spark.read.format("delta").load(target)
+print("rows", rows.count(), "right", rows.where("prediction = id + 0.5").count())
 spark.stop()
 """
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", SESSIONS)
-def test_a_worker_process_loads_a_model_at_most_once(mode: str, tmp_path: Path) -> None:
+def test_a_worker_process_loads_a_model_at_most_once_and_tables_are_scored_in_every_mode(mode: str, tmp_path: Path) -> None:
+    import pyarrow as pa
+    from deltalake import write_deltalake
+
+    source, target = str(tmp_path / "source"), str(tmp_path / "target")
+    for part in range(3):
+        ids = [*range(part * 100, part * 100 + 100)]
+        write_deltalake(source, pa.table({"id": ids, "a": [number + 0.5 for number in ids]}), mode="append")
     notes = tmp_path / "notes"
     model = save_function(tmp_path / "model", Noting(str(notes)))
     script = COUNT.format(session=SESSIONS[mode])
-    done = subprocess.run([sys.executable, "-c", script, model], capture_output=True, text=True, timeout=500, check=False)
+    command = [sys.executable, "-c", script, model, source, target]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=500, check=False)
     assert "total 20476800.0" in done.stdout, done.stderr[-3000:]
+    # Where workers may be elsewhere Spark makes the table, and then they are asked whether they see it.
+    first = "files 300" if mode == "local" else "udf 300 a new table is Spark's to make"
+    assert first in done.stdout, done.stdout + done.stderr[-3000:]
+    assert "files 300 the tables allow it\nfiles 300\nnone 0\nrows 900 right 900" in done.stdout, done.stdout + done.stderr[-3000:]
+    assert "100%" in done.stderr
     loads = Counter(notes.read_text().split())
     assert 1 <= len(loads) <= 8  # worker processes, not 128 tasks
     assert set(loads.values()) == {1}
@@ -135,7 +158,7 @@ def test_a_killed_driver_leaves_nothing_and_the_next_run_does_it_all(tmp_path: P
         pytest.fail("the job never began")
     os.killpg(first.pid, signal.SIGKILL)
     first.wait()
-    assert delta_files.snapshot(target).files == ()
+    assert delta_files.newest_version(target) is None
     assert list((tmp_path / "target" / "_spark_tracking").glob("*.json"))
     quick = save_function(tmp_path / "quick", Noting(str(tmp_path / "notes")))
     for expected in ("400 rows scored", "Nothing new"):
@@ -186,7 +209,6 @@ def test_a_killed_worker_costs_a_retry_and_no_row(tmp_path: Path) -> None:
 def test_a_big_estimators_arrays_are_mapped_and_it_predicts_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import numpy as np
     from scoring_models import save_sklearn
-    from sklearn.neighbors import KNeighborsRegressor
 
     from spark_tracking.scoring import mapped
 
@@ -199,3 +221,25 @@ def test_a_big_estimators_arrays_are_mapped_and_it_predicts_the_same(tmp_path: P
     assert "estimator" in Path("/proc/self/maps").read_text()
     assert isinstance(loaded.get_raw_model()._fit_X, np.memmap)
     assert np.array_equal(loaded.predict(features.head(10)), model.predict(features.head(10)))
+
+
+class Doubling(KNeighborsRegressor):
+    """Of a class that only cloudpickle can pickle, as one that is defined in a notebook."""
+
+    def predict(self, features: Any) -> Any:
+        return super().predict(features) * 2
+
+
+def test_a_big_estimator_of_a_notebooks_class_is_loaded_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from scoring_models import save_sklearn
+
+    from spark_tracking.scoring import mapped
+
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(mapped, "_BIG", 1 << 10)
+    monkeypatch.setattr(Doubling, "__module__", "__main__")
+    features = pd.DataFrame({"a": [1.0, 2.0, 3.0], "b": 0.0})
+    model = Doubling(n_neighbors=1).fit(features, features["a"])
+    folder = save_sklearn(tmp_path / "model", model, features, features["a"])
+    assert list(worker.load(worker.ModelCopy("notebook", folder, None, "a model")).predict(features)) == [2.0, 4.0, 6.0]
+    assert not list(Path(worker.node_folder()).glob("*partial"))
