@@ -8,12 +8,14 @@ with 16 writers it is soon the limit. There is no peer: MLflow's SQL stores do n
 
 from __future__ import annotations
 
+import multiprocessing as mp
 import os
 import sys
 import threading
 import time
 import uuid
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -26,40 +28,56 @@ def main(delay_ms: float = 15.0) -> None:
     emulator = start_s3(delay_ms)
     try:
         os.environ.update(emulator.environment)
-        print(f"{'work':<58}{'calls/s':>10}{'p50 ms':>10}{'requests a call':>18}")
-        for writers in (1, 16):
-            measure(emulator, writers)
+        print(f"{'work':<66}{'calls/s':>10}{'p50 ms':>10}{'p99 ms':>10}{'requests a call':>18}")
+        for processes, threads in ((1, 1), (1, 16), (16, 1)):
+            measure(emulator, processes, threads)
     finally:
         emulator.stop()
 
 
-def measure(emulator: Emulator, writers: int) -> None:
+def measure(emulator: Emulator, processes: int, threads: int) -> None:
+    """One row: every writer logs CALLS points, one a call, each with its own run."""
+    context = mp.get_context("spawn")
+    uri = f"delta+{emulator.base}/{uuid.uuid4().hex}"
+    ready, go, out = context.Semaphore(0), context.Event(), context.Queue()
+    writers = [context.Process(target=_process, args=(uri, number, threads, ready, go, out)) for number in range(processes)]
+    for writer in writers:
+        writer.start()
+    for _ in writers:
+        ready.acquire()
+    emulator.requests()
+    begin = time.perf_counter()
+    go.set()
+    taken = sorted(seconds for _ in writers for seconds in out.get())
+    seconds = time.perf_counter() - begin
+    per_call = len(emulator.requests()) / len(taken)
+    for writer in writers:
+        writer.join()
+    what = f"log one point, {processes} processes of {threads} threads (polls, flushes included)"
+    p50, p99 = taken[len(taken) // 2] * 1000, taken[len(taken) * 99 // 100] * 1000
+    print(f"{what:<66}{len(taken) / seconds:>10.1f}{p50:>10.1f}{p99:>10.1f}{per_call:>18.1f}", flush=True)
+
+
+def _process(uri: str, number: int, threads: int, ready: Any, go: Any, out: Any) -> None:
     from spark_tracking.lake import Lake, MetricBlock
 
-    lake = Lake.open(f"delta+{emulator.base}/{uuid.uuid4().hex}", create=True)
-    taken: list[float] = []
+    lake, taken = Lake.open(uri, create=True), []
 
-    def work(number: int) -> None:
+    def work(thread: int) -> None:
         for step in range(CALLS):
             begin = time.perf_counter()
-            lake.write((), [MetricBlock(f"r{number}", "0", ["loss"], [0.5], [step], [step])])
+            lake.write((), [MetricBlock(f"r{number}-{thread}", "0", ["loss"], [0.5], [step], [step])])
             taken.append(time.perf_counter() - begin)
 
-    work(99)
-    taken.clear()
-    emulator.requests()
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(writers)]
-    begin = time.perf_counter()
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    seconds, calls = time.perf_counter() - begin, writers * CALLS
-    per_call = len(emulator.requests()) / calls
-    what = f"log one point, {writers} threads of one process (flushes included)"
-    print(f"{what:<58}{calls / seconds:>10.1f}{sorted(taken)[calls // 2] * 1000:>10.1f}{per_call:>18.1f}", flush=True)
-    lake.close()
-    Lake._open.pop(lake.uri.root)  # the store is gone when this process ends
+    lake.write((), [MetricBlock(f"r{number}-first", "0", ["loss"], [0.5], [0], [0])])
+    ready.release()
+    go.wait()
+    workers = [threading.Thread(target=work, args=(thread,)) for thread in range(threads)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    out.put(taken)
 
 
 if __name__ == "__main__":

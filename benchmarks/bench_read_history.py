@@ -1,8 +1,9 @@
 """The metric histories of many runs into Spark: from a lake and a database, against `get_metric_history` in a thread pool.
 
-    python benchmarks/bench_read_history.py [--runs 1000] [--points 10000] [--peer-runs 20]
+    python benchmarks/bench_read_history.py [--runs 1000] [--points 10000] [--peer-runs 20] [--folder DIR]
 
-The peer reads fewer runs, and rates are compared: it takes the same time for each run.
+The peer reads only `--peer-runs` of the runs, in 8 threads, and rates are compared: it takes the same time for each run. `--folder` keeps
+the data, which take minutes to make, for the next time.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ from __future__ import annotations
 import argparse
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 from _harness import Row, scratch, show
-from bench_read_runs import T0, make_database, seconds
+from bench_read_runs import T0, make_database, peak_memory, seconds, spark_of
 
 
 def main() -> None:
@@ -22,26 +24,33 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=1_000)
     parser.add_argument("--points", type=int, default=10_000)
     parser.add_argument("--peer-runs", type=int, default=20)
+    parser.add_argument("--folder", type=Path)
     asked = parser.parse_args()
-    with scratch() as folder:
+    with scratch() as temporary:
+        folder = (asked.folder or temporary).absolute() / f"history-{asked.runs}-{asked.points}"
         database, lake = f"sqlite:///{folder / 'mlflow.db'}", f"delta://{folder / 'lake'}"
-        ids = make_histories(database, lake, asked.runs, asked.points)
-        rows = measure(database, lake, ids, asked.points, asked.peer_runs)
-    show(f"Histories into Spark: {asked.runs:,} runs x {asked.points:,} points", rows)
+        if not (folder / "made").exists():
+            folder.mkdir(parents=True)
+            make_histories(database, lake, asked.runs, asked.points)
+            (folder / "made").touch()
+        spark = spark_of()
+        rows = measure(spark, database, lake, asked.runs, asked.points, asked.peer_runs)
+        memory = peak_memory(spark)
+        spark.stop()
+    show(f"Histories into Spark: {asked.runs:,} runs x {asked.points:,} points (peer: rate of {asked.peer_runs} of them)", rows)
+    print(f"\npeak memory: driver's JVM {memory[0]:,.0f} MB (heap of at most 2 GB), largest Python worker {memory[1]:,.0f} MB")
 
 
-def measure(database: str, lake: str, ids: list[str], points: int, peer_runs: int) -> list[Row]:
+def measure(spark: Any, database: str, lake: str, runs: int, points: int, peer_runs: int) -> list[Row]:
     """One row a promise."""
-    from spark_tracking.jobs.session import local_spark
-
-    spark = local_spark("bench", memory="2g")
-    peer = peer_runs * points / seconds(lambda: peer_read(spark, database, ids[:peer_runs]))
+    with sqlite3.connect(database.removeprefix("sqlite:///")) as db:
+        ids = [id for (id,) in db.execute("SELECT run_uuid FROM runs LIMIT ?", (peer_runs,))]
+    peer = peer_runs * points / seconds(lambda: peer_read(spark, database, ids))
     rows = []
     for name, uri, reach in (("lake", lake, ">= 100x"), ("database", database, ">= 20x")):
         noop(spark, uri, "run_name = 'none'")  # workers have started and imported
-        rate = len(ids) * points / seconds(lambda uri=uri: noop(spark, uri, None))
+        rate = runs * points / seconds(lambda uri=uri: noop(spark, uri, None))
         rows.append(Row(f"points from the {name}, noop write", peer, rate, "points/s", reach, True))
-    spark.stop()
     return rows
 
 
@@ -65,8 +74,8 @@ def noop(spark: Any, uri: str, filter: str | None) -> None:
     read.load("run_metrics_history").write.format("noop").mode("overwrite").save()
 
 
-def make_histories(database: str, lake_uri: str, runs: int, points: int) -> list[str]:
-    """The same points in both; the runs' ids."""
+def make_histories(database: str, lake_uri: str, runs: int, points: int) -> None:
+    """The same points in both."""
     from spark_tracking.lake import Event, Lake, MetricBlock
 
     make_database(database, {"1": runs})
@@ -88,7 +97,6 @@ def make_histories(database: str, lake_uri: str, runs: int, points: int) -> list
             block = MetricBlock(id, "0", ["loss"] * points, values, list(range(T0, T0 + points)), list(range(points)))
             lake.write([Event("run", id, "attr", key, value) for key, value in attributes.items()], [block])
     lake.settle()
-    return ids
 
 
 if __name__ == "__main__":

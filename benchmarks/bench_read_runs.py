@@ -1,32 +1,33 @@
 """Runs into Spark: from a lake, an MLflow database and a server, against `mlflow.search_runs` + `createDataFrame`.
 
-    python benchmarks/bench_read_runs.py [--runs 100000] [--peer-runs 5000] [--rest-runs 20000]
+    python benchmarks/bench_read_runs.py [--runs 100000] [--peer-runs 5000] [--rest-runs 20000] [--workers 4] [--folder D] [--only PART]
 
 Every run has 27 keys (10 metrics, 10 params, 7 tags). The peer is slow, so it reads fewer runs of an experiment of its own; rates
-are compared, which favours it, since its pages grow slower with the offset. The server is one `mlflow server` with one
-worker over the database; its own limit is what a bare loop of requests gets out of it, its answers thrown away.
+are compared, which favours it, since its pages grow slower with the offset. The server is one `mlflow server` over the database;
+its own limit is what as many bare clients as it has workers get out of it, its answers thrown away. `--folder` keeps the data, which take
+minutes to make, for the next time. `--only`: lake, database, growth, leaderboard, rest.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import random
-import resource
-import socket
 import sqlite3
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from _harness import Row, scratch, show
+from _servers import mlflow_server
 
 T0 = 1_700_000_000_000
+PARTS = ("lake", "database", "growth", "leaderboard", "rest")
 
 
 def main() -> None:
@@ -35,49 +36,69 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=100_000)
     parser.add_argument("--peer-runs", type=int, default=5_000)
     parser.add_argument("--rest-runs", type=int, default=20_000)
+    parser.add_argument("--workers", type=int, default=4)
+    parser.add_argument("--folder", type=Path)
+    parser.add_argument("--only", nargs="*", choices=PARTS, default=PARTS)
+    parser.add_argument("--board", help=argparse.SUPPRESS)  # the leaderboard behind Spark Connect: a process of its own
     asked = parser.parse_args()
-    sizes = {"1": asked.runs, "2": asked.peer_runs, "3": asked.rest_runs}
-    with scratch() as folder:
-        database, lake = f"sqlite:///{folder / 'mlflow.db'}", f"delta://{folder / 'lake'}"
+    if asked.board:
+        print(json.dumps(best_of_board(spark_of(connect=True), asked.board)))
+        return
+    sizes = {"1": asked.runs, "2": asked.peer_runs, "3": asked.rest_runs, "4": 1_000}
+    with scratch() as temporary:
+        folder = asked.folder or temporary
+        database, lake = data(folder, sizes)
+        spark = spark_of()
+        rows = measure(spark, database, lake, sizes, asked.workers, asked.only, temporary)
+        memory = peak_memory(spark)
+        spark.stop()
+    show(f"Runs into Spark: {asked.runs:,} runs of 27 keys", rows)
+    print(f"\npeak memory: driver's JVM {memory[0]:,.0f} MB (heap of at most 2 GB), largest Python worker {memory[1]:,.0f} MB")
+
+
+def data(folder: Path, sizes: dict[str, int]) -> tuple[str, str]:
+    """URIs of a database and a lake with experiments of these sizes; made where they are not there yet."""
+    folder.mkdir(parents=True, exist_ok=True)
+    database, lake = f"sqlite:///{folder.absolute() / 'mlflow.db'}", f"delta://{folder.absolute() / 'lake'}"
+    made = folder / "made.json"
+    if not made.exists() or json.loads(made.read_text()) != sizes:
         make_database(database, sizes)
         make_lake(lake, sizes)
-        rows = measure(database, lake, sizes, folder)
-    show(f"Runs into Spark: {asked.runs:,} runs of 27 keys", rows)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    workers = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-    print(f"\npeak memory: this process {peak:,.0f} MB (the peer's rows), largest ended child {workers:,.0f} MB")
+        made.write_text(json.dumps(sizes))
+    return database, lake
 
 
-def measure(database: str, lake: str, sizes: dict[str, int], folder: Path) -> list[Row]:
-    """One row a promise."""
+def spark_of(connect: bool = False) -> Any:
+    """A local Spark on all cores."""
     from spark_tracking.jobs.session import local_spark
 
-    spark = local_spark("bench", memory="2g")
-    peer = sizes["2"] / seconds(lambda: peer_read(spark, database, "2"))
+    return local_spark("bench", cores=os.cpu_count() or 2, memory="2g", connect=connect)
+
+
+def measure(spark: Any, database: str, lake: str, sizes: dict[str, int], workers: int, only: Any, folder: Path) -> list[Row]:
+    """One row a promise."""
     rows = []
+    peer = sizes["2"] / seconds(lambda: peer_read(spark, database, "2")) if {"lake", "database"} & set(only) else 0.0
     for name, uri in (("lake", lake), ("database", database)):
-        noop(spark, uri, "2")  # workers have started and imported
+        noop(spark, uri, "4")  # workers have started and imported
         rate = sizes["1"] / seconds(lambda uri=uri: noop(spark, uri, "1"))
-        rows.append(Row(f"runs from the {name}, noop write", peer, rate, "runs/s", ">= 50x", True))
-    small = sizes["2"] / seconds(lambda: noop(spark, lake, "2"))
-    rows.append(
-        Row(
-            f"growth: lake, {sizes['2']:,} runs -> {sizes['1']:,}",
-            small,
-            sizes["1"] / seconds(lambda: noop(spark, lake, "1")),
-            "runs/s",
-            ">= 1x",
-            True,
-        )
-    )
-    board = min(seconds(lambda: leaderboard(spark, lake)) for _ in range(3))
-    rows.append(Row("leaderboard, top 10 (limit: the promise)", 1.0, board, "s", "< 1 s", limit=1.0))
-    with server(database, folder / "log") as url:
-        over_http = sizes["2"] / seconds(lambda: peer_read(spark, url, "2"))
-        bare = sizes["2"] / seconds(lambda: bare_requests(url, "2"))
-        ours = sizes["3"] / seconds(lambda: noop(spark, url, "3"))
-        rows.append(Row("runs over REST from mlflow server", over_http, ours, "runs/s", ">= 5x", True, bare))
-    spark.stop()
+        if name in only:
+            rows.append(Row(f"runs from the {name}, noop write", peer, rate, "runs/s", ">= 50x", True))
+        if "growth" in only:
+            small = sizes["4"] / min(seconds(lambda uri=uri: noop(spark, uri, "4")) for _ in range(3))
+            rows.append(Row(f"growth: {name}, {sizes['4']:,} runs -> {sizes['1']:,}", small, rate, "runs/s", ">= 1x", True))
+    if "leaderboard" in only:
+        asked = [sys.executable, __file__, "--board", lake]
+        connect = subprocess.run(asked, check=True, capture_output=True, text=True, env={**os.environ, "SPARK_TESTING": "1"}).stdout
+        for name, board in (("classic", best_of_board(spark, lake)), ("Connect", json.loads(connect.splitlines()[-1]))):
+            rows.append(Row(f"leaderboard, top 10, {name} (peer: the promise)", 1.0, board, "s", "< 1 s", limit=1.0))
+    if "rest" in only:
+        with mlflow_server(database, folder, workers) as (url, _):
+            over_http = sizes["2"] / seconds(lambda: peer_read(spark, url, "2"))
+            bare = sizes["2"] / seconds(lambda: bare_requests(url, "2", sizes["2"], workers))
+            ours = sizes["3"] / seconds(lambda: noop(spark, url, "3"))
+            again = sizes["3"] / seconds(lambda: bare_requests(url, "3", sizes["3"], workers))
+        rows.append(Row(f"runs over REST, {workers} server workers", over_http, ours, "runs/s", ">= 5x", True, max(bare, again)))
     return rows
 
 
@@ -97,22 +118,33 @@ def noop(spark: Any, uri: str, experiment: str) -> None:
     spark.read.format("mlflow-experiment").option("tracking_uri", uri).load(experiment).write.format("noop").mode("overwrite").save()
 
 
+def best_of_board(spark: Any, uri: str) -> float:
+    """Seconds of the leaderboard, warm."""
+    return min(seconds(lambda: leaderboard(spark, uri)) for _ in range(5))
+
+
 def leaderboard(spark: Any, uri: str) -> None:
     """The ten best by a metric, found where the data are."""
-    frame = spark.read.format("mlflow-experiment").option("tracking_uri", uri).option("filter", "metrics.m1 > 0.999").load("1")
+    frame = spark.read.format("mlflow-experiment").option("tracking_uri", uri).option("filter", "metrics.m1 > 0.99").load("1")
     assert len(frame.orderBy(frame.metrics["m1"].desc()).limit(10).collect()) == 10
 
 
-def bare_requests(url: str, experiment: str) -> None:
-    """The server's own limit: its pages, unread."""
+def bare_requests(url: str, experiment: str, runs: int, clients: int) -> None:
+    """The server's own limit: its pages, unread; each client has a range of start times."""
     import requests
 
-    token = None
-    while True:
-        body = {"experiment_ids": [experiment], "max_results": 2_000, "page_token": token, "order_by": ["attributes.start_time ASC"]}
-        token = requests.post(f"{url}/api/2.0/mlflow/runs/search", json=body, timeout=600).json().get("next_page_token")
-        if not token:
-            return
+    def read(client: int) -> None:
+        low, high = (T0 + runs * 1000 * end // clients for end in (client, client + 1))
+        filter, token = f"attributes.start_time >= {low} AND attributes.start_time < {high}", None
+        while True:
+            body = {"experiment_ids": [experiment], "max_results": 2_000, "page_token": token, "filter": filter}
+            answer = requests.post(f"{url}/api/2.0/mlflow/runs/search", json={k: v for k, v in body.items() if v}, timeout=600)
+            token = answer.json().get("next_page_token")
+            if not token:
+                return
+
+    with ThreadPoolExecutor(clients) as pool:
+        list(pool.map(read, range(clients)))
 
 
 def seconds(action: Any) -> float:
@@ -120,6 +152,21 @@ def seconds(action: Any) -> float:
     begin = time.perf_counter()
     action()
     return time.perf_counter() - begin
+
+
+def peak_memory(spark: Any) -> tuple[float, float]:
+    """Peak resident MB of the driver's JVM, and of the largest Python worker that it still has."""
+    jvm = spark._jvm.java.lang.ProcessHandle.current()
+    workers = [handle.pid() for handle in jvm.descendants().toArray()]
+    return _peak(jvm.pid()), max(map(_peak, workers), default=0.0)
+
+
+def _peak(pid: int) -> float:
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return 0.0
+    return next((int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith("VmHWM")), 0.0)
 
 
 # -- data -------------------------------------------------------------------------------------------------------
@@ -187,28 +234,6 @@ def make_lake(uri: str, sizes: dict[str, int]) -> None:
             events, blocks = [], []
     lake.write(events, blocks)
     lake.settle()
-
-
-@contextmanager
-def server(backend: str, log: Path) -> Iterator[str]:
-    """`mlflow server` with one worker."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    with log.open("w") as output:
-        process = subprocess.Popen([*command, "--backend-store-uri", backend], stdout=output, stderr=output, start_new_session=True)
-        try:
-            for _ in range(240):
-                try:
-                    urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2)
-                    break
-                except OSError:
-                    time.sleep(0.5)
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            os.killpg(process.pid, 15)
-            process.wait(30)
 
 
 if __name__ == "__main__":

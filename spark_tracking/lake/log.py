@@ -75,7 +75,10 @@ class Table:
     @staticmethod
     def create(root: str, spec: TableSpec) -> None:
         """Make the table; one that is there stays as it is."""
-        DeltaTable.create(f"{root}/{spec.name}", schema=spec.schema, mode="ignore", configuration=dict(spec.properties))
+        try:
+            DeltaTable.create(f"{root}/{spec.name}", schema=spec.schema, mode="ignore", configuration=dict(spec.properties))
+        except CommitFailedError:
+            DeltaTable(f"{root}/{spec.name}")  # another process has just made it, else this says why not
 
     def version(self) -> int:
         """The version of the handle."""

@@ -102,4 +102,4 @@ ROLES = {
 
 if __name__ == "__main__":
     uri, role, *arguments = sys.argv[1:]
-    ROLES[role](Lake.open(uri), *arguments)
+    ROLES[role](Lake.open(uri, create=True), *arguments)

@@ -72,6 +72,16 @@ def journal(lake: Lake) -> list[str]:
     return [path for path in objects(lake.uri.root) if path.startswith("_journal/")]
 
 
+def test_processes_that_make_the_same_lake_at_once_share_it(cloud_uri: str) -> None:
+    makers = [peer(cloud_uri, "log", f"r{number}", "1") for number in range(4)]
+    assert [output(maker) for maker in makers] == [["0"]] * 4
+    lake = Lake.open(cloud_uri)
+    assert sorted(run.id for run in lake.search("run")) == ["r0", "r1", "r2", "r3"]
+    assert lake.check().problems == []
+    lake.close()
+    Lake._open.pop(lake.uri.root, None)
+
+
 # -- acknowledged means seen ----------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,153 @@
+"""`mlflow server` on a lake against `mlflow server` on PostgreSQL: the same clients and calls, over REST, in one run.
+
+    python benchmarks/bench_server.py                    the rows, and the server's memory over two minutes of mixed load
+    python benchmarks/bench_server.py --minutes 60       memory over an hour
+
+PostgreSQL is Debian's, on local disk with its default settings (each commit synced); both servers have two workers. The limit
+is the same call to the same server where the store has nothing to do (`/health`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import multiprocessing as mp
+import random
+import statistics
+import time
+import urllib.request
+import warnings
+from pathlib import Path
+from typing import Any
+
+from _harness import Row, median, scratch, show
+from _servers import memory_mb, mlflow_server, postgresql
+
+warnings.filterwarnings("ignore")
+logging.disable(logging.INFO)
+
+from mlflow import MlflowClient  # noqa: E402
+from mlflow.entities import Metric, Param, RunTag  # noqa: E402
+
+CLIENTS = 8
+
+
+def points(count: int, start: int = 0) -> list[Metric]:
+    now = int(time.time() * 1000)
+    return [Metric(f"m{i % 10}", random.random(), now, start + i // 10) for i in range(count)]
+
+
+def short_run(client: MlflowClient) -> str:
+    """What a small training job asks of a server: 4 calls."""
+    run = client.create_run("0").info.run_id
+    client.log_batch(run, points(20), [Param("p3", "0.01")], [RunTag("t", "x")])
+    client.set_terminated(run)
+    return str(run)
+
+
+def measure(client: MlflowClient) -> dict[str, float]:
+    """Median seconds of each kind of call by one client."""
+    run = client.create_run("0").info.run_id
+    steps = iter(range(100_000))
+    taken = {
+        "log_metric, one by one": median(lambda: client.log_metric(run, "loss", 0.5, step=next(steps)), 200),
+        "log_batch of 1,000 metrics": median(lambda: client.log_batch(run, points(1000, next(steps) * 100)), 15),
+        "create, log_batch of 20, end": median(lambda: short_run(client), 30),
+    }
+    for _ in range(200):
+        short_run(client)
+    ask = {"filter_string": "metrics.m1 > 0.5 AND params.p3 = '0.01'", "order_by": ["metrics.m2 DESC"], "max_results": 100}
+    taken["search_runs, a page of 100 of 230 runs"] = median(lambda: client.search_runs(["0"], **ask), 10)
+    taken["get_run"] = median(lambda: client.get_run(run), 50)
+    return taken
+
+
+def together(uri: str) -> tuple[float, float]:
+    """(calls per second of all, 99th percentile in seconds) of log_metric by CLIENTS processes."""
+    context = mp.get_context("spawn")
+    go, out = context.Event(), context.Queue()
+    ready = context.Semaphore(0)
+    writers = [context.Process(target=_writer, args=(uri, ready, go, out)) for _ in range(CLIENTS)]
+    for writer in writers:
+        writer.start()
+    for _ in writers:
+        ready.acquire()
+    begin = time.perf_counter()
+    go.set()
+    taken = sorted(t for _ in writers for t in out.get())
+    seconds = time.perf_counter() - begin
+    for writer in writers:
+        writer.join()
+    return len(taken) / seconds, taken[len(taken) * 99 // 100]
+
+
+def _writer(uri: str, ready: Any, go: Any, out: Any) -> None:
+    client = MlflowClient(uri, uri)
+    run = client.create_run("0").info.run_id
+    ready.release()
+    go.wait()
+    taken = []
+    for step in range(60):
+        begin = time.perf_counter()
+        client.log_metric(run, "loss", 0.5, step=step)
+        taken.append(time.perf_counter() - begin)
+    out.put(taken)
+
+
+def mixed_load(uri: str, pid: int, minutes: float) -> list[float]:
+    """The server's memory in MB, all its processes, at five moments of a mixed load by four clients."""
+    context = mp.get_context("spawn")
+    stop = context.Event()
+    clients = [context.Process(target=_mixed, args=(uri, stop)) for _ in range(4)]
+    for client in clients:
+        client.start()
+    seen = []
+    for _ in range(5):
+        time.sleep(minutes * 12)
+        seen.append(memory_mb(pid))
+    stop.set()
+    for client in clients:
+        client.join()
+    return seen
+
+
+def _mixed(uri: str, stop: Any) -> None:
+    client = MlflowClient(uri, uri)
+    while not stop.is_set():
+        run = short_run(client)
+        client.log_batch(run, points(200))
+        client.get_run(run)
+        client.get_metric_history(run, "m1")
+        client.search_runs(["0"], "metrics.m1 > 0.5", order_by=["metrics.m2 DESC"], max_results=20)
+        time.sleep(0.05)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=2.0, help="of mixed load for the memory's row; 0 leaves it out")
+    options = parser.parse_args()
+    results: list[tuple[dict[str, float], tuple[float, float], float, list[float]]] = []
+    with scratch() as folder, postgresql() as database:
+        for backend in (database, f"delta://{folder}/lake"):
+            results.append(one_server(backend, folder, options.minutes))
+    (peer, peer_many, limit, peer_memory), (ours, our_many, _, our_memory) = results
+    rows = [Row(f"server: {work}", peer[work] * 1e3, ours[work] * 1e3, "ms", "not slower", limit=limit * 1e3) for work in peer]
+    rows.append(Row(f"server: log_metric by {CLIENTS} clients", peer_many[0], our_many[0], "calls/s", "not slower", higher_is_better=True))
+    rows.append(Row("the same: p99 of a call", peer_many[1] * 1e3, our_many[1] * 1e3, "ms", "not slower"))
+    show("mlflow server, PostgreSQL (peer) and lake (ours)", rows)
+    if options.minutes:
+        print(f"\nmemory (MB, all processes of the server) at 5 moments of {options.minutes:g} min of mixed load by 4 clients:")
+        for name, seen in (("PostgreSQL", peer_memory), ("lake", our_memory)):
+            print(f"  {name:<12}" + "".join(f"{mb:>8.0f}" for mb in seen))
+
+
+def one_server(backend: str, folder: Path, minutes: float) -> tuple[dict[str, float], tuple[float, float], float, list[float]]:
+    with mlflow_server(backend, folder) as (uri, pid):
+        client = MlflowClient(uri, uri)
+        short_run(client)
+        limit = statistics.median(median(lambda: urllib.request.urlopen(f"{uri}/health").read(), 100) for _ in range(3))
+        return measure(client), together(uri), limit, mixed_load(uri, pid, minutes) if minutes else []
+
+
+if __name__ == "__main__":
+    main()
