@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from spark_tracking.scoring import score_table as score_table
     from spark_tracking.scoring import score_udf as score_udf
     from spark_tracking.store.deletion import delete_run as delete_run
+    from spark_tracking.sync import sync as sync
 
 __version__ = "0.1.0"
 
@@ -34,6 +35,7 @@ _HOMES = {
     "score_table": "spark_tracking.scoring",
     "score_udf": "spark_tracking.scoring",
     "delete_run": "spark_tracking.store.deletion",
+    "sync": "spark_tracking.sync",
 }
 
 __all__ = ["__version__", *_HOMES]  # noqa: PLE0604 - the names in _HOMES

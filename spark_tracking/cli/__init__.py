@@ -16,7 +16,7 @@ _HOMES = {  # those whose module is not there yet are not shown
     "lake": ("spark_tracking.cli.lake:lake", "Make, inspect and maintain a lake."),
     "runs": ("spark_tracking.cli.runs:runs", "Delete runs together with what they started."),
     "score": ("spark_tracking.cli.score:score", "Score a Delta table with a model into another one."),
-    "sync": ("spark_tracking.cli.sync:sync", "Mirror a tracking server into a lake."),
+    "sync": ("spark_tracking.cli.sync:sync", "Mirror a tracking server into a lake, or a lake into a server."),
     "cluster": ("spark_tracking.cli.cluster:cluster", "Write the files that set up a Spark cluster."),
     "doctor": ("spark_tracking.cli.doctor:doctor", "Tell what of this environment works, and what to do about the rest."),
 }

@@ -136,6 +136,20 @@ def purge(path: str, dry_run: bool, older_than_days: float | None) -> None:
 
 @lake.command()
 @_path
+@_dry_run
+@_json
+@click.option("--older-than-days", type=click.FloatRange(min=0), default=None, help="How long the trash is kept; default 30 days.")
+@click.option("--keep-hours", type=click.FloatRange(min=0), default=24.0, show_default=True, help="Keep files that were in use since.")
+def maintain(path: str, dry_run: bool, as_json: bool, older_than_days: float | None, keep_hours: float) -> None:
+    """All of refresh, purge, compact and vacuum, for a scheduler; what was done as a table."""
+    from spark_tracking.jobs.maintain import maintain as job
+
+    done = job(path, older_than_days=older_than_days, keep_hours=keep_hours, dry_run=dry_run)
+    click.echo(orjson.dumps(asdict(done)) if as_json else str(done))
+
+
+@lake.command()
+@_path
 @click.option("--catalog", help="The catalog; default: the session's current one.")
 @click.option("--schema", default="mlflow", show_default=True, help="The schema (database) that takes the tables.")
 def register(path: str, catalog: str | None, schema: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Any
 
@@ -23,16 +24,18 @@ FAILURES_SHOWN = 20
 @click.option("--artifacts", type=click.Choice(["copy", "reference", "none"]), default="reference", show_default=True)
 @click.option("--source-name", help="What names the source in the lake, where its URI may change; must then stay the same.")
 @click.option("--requests-per-second", type=click.FloatRange(min=0, min_open=True), help="At most so many requests a second, to a server.")
+@click.option("--requests-at-once", type=click.IntRange(min=1), default=4, show_default=True, help="At most so many requests under way.")
 @click.option("--verify", is_flag=True, help="Compare everything, metric histories too, not only what the listings show as changed.")
 @click.option("--follow", "every", is_flag=False, flag_value=60.0, type=click.FloatRange(min=0), help="Again every so many seconds (60).")
 @click.option("--dry-run", is_flag=True, help="Say what would change, and change nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, one line a sync.")
 @click.option("--quiet", is_flag=True, help="No progress.")
 def sync(source: str, target: str, every: float | None, as_json: bool, quiet: bool, **options: Any) -> None:
-    """Bring experiments, runs, metrics and models of SOURCE into the lake TARGET.
+    """Bring experiments, runs, metrics and models of SOURCE to TARGET.
 
-    SOURCE is a tracking URI: a lake (delta:///…), an MLflow database (sqlite:///…, postgresql://…), or a server (http://…, databricks).
-    TARGET is a lake's URI or folder. Doing it again copies what changed since, and nothing else.
+    SOURCE is a tracking URI: a lake (its folder or delta:///…), an MLflow database (sqlite:///…, postgresql://…), a server (http://…,
+    databricks), an mlruns/ folder, or a folder of Delta tables in the layout of system.mlflow. TARGET is a lake's URI or folder, or a
+    server. Doing it again copies what changed since, and nothing else.
 
     Exit codes: 0 all there, 1 some things could not be copied (they are listed, and tried again next time), 2 wrong usage.
 
@@ -40,8 +43,10 @@ def sync(source: str, target: str, every: float | None, as_json: bool, quiet: bo
     Examples:
       spark-tracking sync sqlite:////srv/mlflow.db ./lake
       spark-tracking sync http://mlflow:5000 s3://bucket/lake --artifacts copy --json
+      spark-tracking sync ./lake http://mlflow:5000
       spark-tracking sync databricks ./lake --experiment /Users/me/churn --follow 300 --requests-per-second 5
     """
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # one bar for each file, of MLflow's
     from spark_tracking.jobs import sync as job
 
     with _Progress(quiet or as_json or not sys.stderr.isatty()) as progress:
@@ -78,7 +83,7 @@ def _table(result: Any) -> str:
 
 
 class _Progress:
-    """Runs done and their rate, on standard error."""
+    """Runs done, their rate and the time left, on standard error."""
 
     def __init__(self, silent: bool) -> None:
         from tqdm import tqdm
@@ -92,7 +97,9 @@ class _Progress:
         self._bar.close()
 
     def __call__(self, kind: str, count: int) -> None:
-        if kind == "run":
+        if kind == "runs to go" and count:
+            self._bar.reset(count)
+        elif kind == "run":
             self._bar.update(count)
 
     def clear(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 
+from spark_tracking.callable_module import make_callable
 from spark_tracking.lake import Lake
 from spark_tracking.store.purge import purge_deleted
 
@@ -26,6 +27,18 @@ class Maintained:
     compacted: dict[str, int]
     vacuumed: dict[str, int]
 
+    def rows(self) -> list[tuple[str, str, int]]:
+        """What was done as a table: step, of what, how many."""
+        found = [("refresh", "rows", self.refreshed)]
+        found += [("purge", kind, count) for kind, count in self.purged.items()]
+        found.append(("drop purged", "rows", self.dropped))
+        found += [("compact", f"files of {table}", count) for table, count in self.compacted.items()]
+        return found + [("vacuum", f"files of {table}", count) for table, count in self.vacuumed.items()]
+
+    def __str__(self) -> str:
+        """The table as text."""
+        return "\n".join(f"{step:<14}{what:<36}{count:>10,}" for step, what, count in self.rows())
+
 
 def maintain(lake: str, *, older_than_days: float | None = None, keep_hours: float = 24.0, dry_run: bool = False) -> Maintained:
     """Flush, refresh, purge the trash after its retention, compact, vacuum.
@@ -37,8 +50,9 @@ def maintain(lake: str, *, older_than_days: float | None = None, keep_hours: flo
         dry_run: remove and merge nothing, only tell.
 
     Example:
-        >>> maintain("delta:///shared/lake").compacted["events"]
-        12
+        >>> print(maintain("delta:///shared/lake"))
+        refresh       rows                                       812
+        …
     """
     opened = Lake.open(lake)
     refreshed = opened.refresh()
@@ -47,3 +61,6 @@ def maintain(lake: str, *, older_than_days: float | None = None, keep_hours: flo
     compacted = {} if dry_run else opened.compact()
     vacuumed = {name: len(files) for name, files in opened.vacuum(timedelta(hours=keep_hours), dry_run).items()}
     return Maintained(refreshed, purged, dropped, compacted, vacuumed)
+
+
+make_callable(__name__, maintain)  # as `jobs.maintain(…)`

@@ -6,13 +6,14 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from spark_tracking.callable_module import make_callable
 from spark_tracking.errors import Unavailable
 from spark_tracking.sync import SyncResult
 from spark_tracking.sync import sync as sync_once
 
 
 def sync(source: str, target: str, **options: Any) -> SyncResult:
-    """Bring a tracking server's runs and models into a lake, once; see `spark_tracking.sync.sync` for the options.
+    """Bring a tracking server's runs and models into a lake or a server, once; see `spark_tracking.sync.sync` for the options.
 
     Example:
         >>> sync("http://mlflow:5000", "delta:///shared/lake", artifacts="copy").ok
@@ -39,3 +40,6 @@ def follow(source: str, target: str, every: float = 60.0, **options: Any) -> Ite
             missed.fail("experiment", "*", error)
             yield missed
         time.sleep(max(0.0, every - (time.monotonic() - begin)))
+
+
+make_callable(__name__, sync)  # as `jobs.sync(…)`

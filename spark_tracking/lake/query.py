@@ -59,6 +59,10 @@ class Query:
         kept = f"SELECT {names} FROM base LEFT ANTI JOIN gone ON base.{spec.key} = gone.id"
         return cls(query._context, f"({kept} UNION ALL SELECT {names} FROM news)")
 
+    def adding(self, expression: str) -> Query:
+        """The same rows with one more column."""
+        return Query(self._context, f"(SELECT *, {expression} FROM {self._source})")
+
     def distinct_points(self, where: str | None) -> Query:
         """The metrics log with each point once. Points logged twice are rare, so the costly way is only gone if there are any."""
         twice = next(iter(self.run([f"count(*) - count(DISTINCT {IDENTITY[0]})"], where))).column(0)[0].as_py()

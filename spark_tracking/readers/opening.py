@@ -9,8 +9,8 @@ import pyarrow as pa
 
 from spark_tracking.errors import InvalidInput
 from spark_tracking.readers.base import Reader
-from spark_tracking.readers.query import Query, milliseconds
-from spark_tracking.uri import is_lake_uri
+from spark_tracking.readers.query import Query, milliseconds, moment
+from spark_tracking.uri import LakeUri, is_lake_uri
 
 DATABASES = ("sqlite", "postgresql", "postgres", "mysql")
 Time = str | int | date | datetime
@@ -21,7 +21,8 @@ def open_reader(tracking_uri: str, *, requests_per_second: float | None = None) 
 
     Args:
         tracking_uri: `delta:` and its kin (a lake), `sqlite:`, `postgresql:`, `mysql:` (an MLflow database), or what
-            MLflow reaches over REST: `http(s):`, `databricks`, `azureml:` and other plug-ins.
+            MLflow reaches over REST: `http(s):`, `databricks`, `azureml:` and other plug-ins. A folder or cloud URL with Delta
+            tables in the layout of `system.mlflow`, or an `mlruns/` folder, is read, too.
         requests_per_second: at most so many requests a second, over REST.
 
     Raises:
@@ -33,10 +34,15 @@ def open_reader(tracking_uri: str, *, requests_per_second: float | None = None) 
         'the MLflow database sqlite:////srv/mlflow.db'
     """
     scheme = tracking_uri.split(":", 1)[0].split("+", 1)[0].lower()
-    if is_lake_uri(tracking_uri):
+    layout = "lake" if is_lake_uri(tracking_uri) else _layout(tracking_uri)
+    if layout == "lake":
         from spark_tracking.readers.lake import LakeReader
 
         return LakeReader(tracking_uri)
+    if layout == "tables":
+        from spark_tracking.readers.system_tables import SystemTablesReader
+
+        return SystemTablesReader(LakeUri.parse(tracking_uri).root)
     if scheme in DATABASES and ":" in tracking_uri:
         from spark_tracking.readers.database import DatabaseReader
 
@@ -52,6 +58,19 @@ def open_reader(tracking_uri: str, *, requests_per_second: float | None = None) 
     return RestReader(tracking_uri, requests_per_second)
 
 
+def _layout(uri: str) -> str:
+    """What a folder or cloud URL holds, as `layout_of` says."""
+    scheme = uri.partition(":")[0].lower() if ":" in uri else "file"
+    if scheme not in ("file", "s3", "abfss", "gs"):
+        return ""
+    place = LakeUri.parse(uri)
+    if place.is_local and not place.path.is_dir():
+        return ""
+    from spark_tracking.lake.system_tables import layout_of
+
+    return layout_of(place.root)
+
+
 def read(
     table: str,
     *,
@@ -64,6 +83,7 @@ def read(
     start_before: Time | None = None,
     version: int | None = None,
     timestamp: Time | None = None,
+    as_of: Time | None = None,
     requests_per_second: float | None = None,
 ) -> pa.RecordBatchReader:
     """Read a table of any tracking server into Arrow.
@@ -76,7 +96,8 @@ def read(
         filter: MLflow's filter language, evaluated where the data are; for tables about runs it is on the runs.
         view_type: `active_only`, `deleted_only` or `all`.
         start_after, start_before: only runs that started at or after / before.
-        version, timestamp: a lake's state of then: the Delta version of the table, or a time.
+        version, timestamp: a lake's state of then: the Delta version of the table, or a time, as far back as the lake.
+        as_of: the same as `timestamp`.
         requests_per_second: at most so many requests a second, over REST.
 
     Returns:
@@ -101,7 +122,7 @@ def read(
         milliseconds(start_after, "start_after"),
         milliseconds(start_before, "start_before"),
         version,
-        milliseconds(timestamp, "timestamp"),
+        moment(timestamp, as_of),
     )
     reader = open_reader(tracking_uri or active_tracking_uri(), requests_per_second=requests_per_second)
     query = reader.resolve(query)

@@ -93,6 +93,17 @@ class Query:
         return replace(self, table=table)
 
 
+def moment(timestamp: str | int | date | datetime | None, as_of: str | int | date | datetime | None) -> int | None:
+    """The time whose state is to be read, by either of its names, in milliseconds since 1970.
+
+    Raises:
+        InvalidInput: it is no time, or both are given.
+    """
+    if timestamp is not None and as_of is not None:
+        raise InvalidInput("timestamp and as_of are the same option; give one of them.")
+    return milliseconds(timestamp, "timestamp") if as_of is None else milliseconds(as_of, "as_of")
+
+
 def milliseconds(value: str | int | float | date | datetime | None, name: str) -> int | None:
     """A time as users write it, in milliseconds since 1970.
 

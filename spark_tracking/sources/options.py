@@ -10,7 +10,7 @@ from difflib import get_close_matches
 import orjson
 
 from spark_tracking.errors import InvalidInput
-from spark_tracking.readers.query import Query, milliseconds
+from spark_tracking.readers.query import Query, milliseconds, moment
 from spark_tracking.uri import redact
 
 OPTIONS: dict[str, str] = {
@@ -25,7 +25,8 @@ OPTIONS: dict[str, str] = {
     "partitions": "How many tasks read; default by the amount of data.",
     "requests_per_second": "At most so many requests a second of all tasks together, over REST. Default: no limit but the server's own.",
     "version": "Lakes: the Delta version of the table that every action sees.",
-    "timestamp": "Lakes: the time whose state every action sees.",
+    "timestamp": "Lakes: the time whose state every action sees, folded from the lake's logs: as far back as the lake.",
+    "as_of": "The same as `timestamp`.",
 }
 _PATHS = ("path", "paths")
 
@@ -105,7 +106,7 @@ def parse_options(options: Mapping[str, str], table: str | None, defaults: Defau
         milliseconds(given.get("start_after"), "start_after"),
         milliseconds(given.get("start_before"), "start_before"),
         _whole(given, "version", 0),
-        milliseconds(given.get("timestamp"), "timestamp"),
+        moment(given.get("timestamp"), given.get("as_of")),
         ordered=False,
     )
     uri = _tracking_uri(given.get("tracking_uri"), defaults, environ)

@@ -14,7 +14,7 @@ from spark_tracking.sync import artifacts, points
 from spark_tracking.sync.bookmarks import Bookmark, Bookmarks
 from spark_tracking.sync.fingerprint import digests
 from spark_tracking.sync.registers import Row
-from spark_tracking.sync.result import Progress, SyncResult, Wanted
+from spark_tracking.sync.result import TO_GO, Progress, SyncResult, Wanted
 from spark_tracking.sync.source import Source
 
 _log = logging.getLogger(__name__)
@@ -61,6 +61,8 @@ class Copying(ABC):
 
     def _changed_runs(self, experiment_ids: tuple[str, ...]) -> Iterator[pa.RecordBatch]:
         """The rows of runs that are not as they were at the last sync, with their `digest` and number of `points`."""
+        if not self._wanted.is_part:
+            self._progress(TO_GO, self._source.run_count(experiment_ids) or 0)
         counts = self._source.point_counts()
         options = {"experiment_ids": experiment_ids, "filter": self._wanted.filter, "start_after": self._wanted.since}
         for batch in self._source.rows("runs_latest", **options):

@@ -179,7 +179,7 @@ class IntoLake(Copying):
     # -- the rest -----------------------------------------------------------------------------------------------
 
     def _target_uri(self, uri: str | None, path: str) -> str | None:
-        if self._wanted.artifacts == "reference" or self._lake is None:
+        if self._lake is None or (uri and self._wanted.artifacts == "reference"):
             return self._source.artifact_uri(uri)
         return f"{self._lake.uri.artifact_root}/{path}"
 

@@ -100,5 +100,6 @@ class SyncResult:
         return {**asdict(self), "ok": self.ok}
 
 
+TO_GO = "runs to go"
 Progress = Callable[[str, int], None]
-"""Called with a kind and how many more of it are done."""
+"""Called with a kind and how many more of it are done, and once with `TO_GO` and how many runs there are, where that is known."""

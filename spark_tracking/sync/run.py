@@ -9,7 +9,7 @@ from spark_tracking.errors import InvalidInput, InvalidUri
 from spark_tracking.readers.query import milliseconds
 from spark_tracking.sync.result import ARTIFACT_MODES, Progress, SyncResult, Wanted
 from spark_tracking.sync.source import Source
-from spark_tracking.uri import LakeUri, is_lake_uri, redact
+from spark_tracking.uri import LakeUri, redact
 
 
 def sync(
@@ -63,20 +63,18 @@ def sync(
     chosen = tuple(map(str, experiments))
     wanted = Wanted(chosen, filter, milliseconds(since, "since"), named, artifacts, verify, dry_run)
     told = progress or (lambda kind, count: None)
+    reading = Source(source, source_name, requests_per_second, requests_at_once)
+    reading.reader.ping()
     if is_server(target):
         from spark_tracking.sync.into_server import IntoServer
         from spark_tracking.sync.server import Server
 
-        reading = Source(source, source_name, requests_per_second, requests_at_once)
-        reading.reader.ping()
         return IntoServer(reading, Server(target, requests_per_second, requests_at_once), wanted, told).sync()
     target_uri = _lake_uri(target)
-    if is_lake_uri(source) and str(LakeUri.parse(source)) == target_uri:
-        raise InvalidInput(f"'{source}' is both source and target. Name another lake.")
     from spark_tracking.sync.into_lake import IntoLake
 
-    reading = Source(source, source_name, requests_per_second, requests_at_once)
-    reading.reader.ping()
+    if reading.uri == target_uri:
+        raise InvalidInput(f"'{source}' is both source and target. Name another lake.")
     return IntoLake(reading, target_uri, wanted, told).sync()
 
 

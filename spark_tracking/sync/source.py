@@ -16,12 +16,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from spark_tracking.lake import Lake
+from spark_tracking.lake.system_tables import SystemTables
 from spark_tracking.readers.base import Reader
 from spark_tracking.readers.folder import FolderReader
+from spark_tracking.readers.lake import LakeReader
 from spark_tracking.readers.opening import DATABASES, open_reader
 from spark_tracking.readers.query import Query, Range
 from spark_tracking.readers.rest_http import Http
 from spark_tracking.readers.schemas import TABLES
+from spark_tracking.readers.sql import Database
+from spark_tracking.readers.system_tables import SystemTablesReader
+from spark_tracking.search import one_of
 from spark_tracking.sync import histories
 from spark_tracking.sync.registers import Row
 from spark_tracking.uri import LakeUri, is_lake_uri, redact
@@ -46,21 +51,14 @@ class Source:
     ) -> None:
         self.uri = uri
         self.reader: Reader = open_reader(uri, requests_per_second=requests_per_second)
-        known = _normalized(uri)
+        self._kind = _kind(self.reader, uri)
+        if self._kind in ("lake", "tables"):
+            self.uri = str(LakeUri.parse(uri))  # also of a path
+        known = _normalized(self.uri)
         self.id = blake2b((name or known).encode(), digest_size=8).hexdigest()
         self.label = name or _label(known)
-        scheme = uri.partition(":")[0].partition("+")[0].lower()
-        self.lake_root = LakeUri.parse(uri).root if is_lake_uri(uri) else None
-        self._kind = (
-            "lake"
-            if is_lake_uri(uri)
-            else "database"
-            if scheme in DATABASES
-            else "folder"
-            if isinstance(self.reader, FolderReader)
-            else "rest"
-        )
-        self.counts = self._kind in ("lake", "database")
+        self.lake_root = LakeUri.parse(self.uri).root if self._kind == "lake" else None
+        self.counts = self._kind in ("lake", "database", "tables")
         self._requests_per_second = requests_per_second
         self.at_once = requests_at_once
 
@@ -86,6 +84,15 @@ class Source:
         for batch in self.reader.read(query, Range(low or 0, None if high is None else high + 1)):
             yield from batch.to_pylist()
 
+    def run_count(self, experiment_ids: tuple[str, ...]) -> int | None:
+        """How many runs some experiments have; None where asking is listing."""
+        if self._kind == "database":
+            sql = f"SELECT count(*) FROM runs WHERE experiment_id IN ({', '.join(experiment_ids)})"
+            return int(Database(self.uri).table(sql, pa.schema([("n", pa.int64())]))["n"][0].as_py())
+        if self._kind == "lake":
+            return Lake.open(self.uri).count("run", one_of("experiment_id", experiment_ids))
+        return None
+
     def point_counts(self) -> dict[str, int]:
         """How many points each run has; empty where the source cannot count."""
         counts: dict[str, int] = {}
@@ -96,11 +103,10 @@ class Source:
 
     def _counted(self) -> Iterator[pa.RecordBatch]:
         if self._kind == "database":
-            from spark_tracking.readers.sql import Database
-
             yield from Database(self.uri).stream("SELECT run_uuid, count(*) FROM metrics GROUP BY run_uuid", _COUNT_SCHEMA)
-        elif self._kind == "lake":
-            for batch in Lake.open(self.uri).scan("run_metrics_history", ["run_id"]):
+        elif self.counts:
+            root = LakeUri.parse(self.uri).root
+            for batch in (SystemTables(root) if self._kind == "tables" else Lake.open(self.uri)).scan("run_metrics_history", ["run_id"]):
                 found = pc.value_counts(batch.column(0).cast(pa.string()))
                 yield pa.RecordBatch.from_arrays([found.field(0), found.field(1)], schema=_COUNT_SCHEMA)
 
@@ -147,6 +153,16 @@ class Source:
             path = uri.removeprefix("mlflow-artifacts:/").lstrip("/")
             return f"{redact(self.uri).rstrip('/')}/api/2.0/mlflow-artifacts/artifacts/{path}"
         return uri
+
+
+def _kind(reader: Reader, uri: str) -> str:
+    if isinstance(reader, SystemTablesReader):
+        return "tables"
+    if isinstance(reader, LakeReader):
+        return "lake"
+    if isinstance(reader, FolderReader):
+        return "folder"
+    return "database" if uri.partition(":")[0].partition("+")[0].lower() in DATABASES else "rest"
 
 
 def _normalized(uri: str) -> str:
