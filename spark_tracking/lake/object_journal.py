@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -205,8 +206,8 @@ class ObjectJournal:
     def _fetch(self, objects: Sequence[_Object]) -> list[bytes | None]:
         missing = [o.path for o in objects if o.path not in self._contents]
         if len(missing) > 1:
-            with ThreadPoolExecutor(min(PARALLEL, len(missing))) as pool:
-                list(pool.map(self._get, missing))
+            with suppress(RuntimeError), ThreadPoolExecutor(min(PARALLEL, len(missing))) as pool:
+                list(pool.map(self._get, missing))  # at a process's exit Python starts no threads: one by one below
         return [self._get(o.path) for o in objects]
 
     def _get(self, path: str) -> bytes | None:

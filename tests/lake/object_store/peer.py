@@ -31,6 +31,12 @@ def log_and_die(lake: Lake, run: str, count: str) -> None:
     os.kill(os.getpid(), 9)
 
 
+def linger(lake: Lake, run: str, seconds: str) -> None:
+    """Log a point, and end a while later."""
+    log(lake, run, "1")
+    time.sleep(float(seconds))
+
+
 def flush(lake: Lake, seconds: str) -> None:
     """Flush all the time, without asking who leads."""
     end = time.monotonic() + float(seconds)
@@ -93,6 +99,7 @@ def threads(lake: Lake, run: str, count: str, calls: str) -> None:
 ROLES = {
     "log": log,
     "log-and-die": log_and_die,
+    "linger": linger,
     "flush": flush,
     "lead-and-die": lead_and_die,
     "take": take,

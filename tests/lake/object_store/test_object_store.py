@@ -102,6 +102,16 @@ def test_a_flush_changes_nothing_that_readers_see(cloud_lake: Lake, another_on: 
     assert other.check().problems == []
 
 
+def test_a_process_that_ends_settles_what_others_wrote_in_many_objects(cloud_lake: Lake) -> None:
+    """At its exit, when Python starts no more threads."""
+    ending = peer(str(cloud_lake.uri), "linger", "r2", "2")
+    assert ending.stdout is not None and ending.stdout.readline() == "0\n"
+    for step in range(4):
+        cloud_lake.write(run_created("r1"), [points("r1", "loss", 0.5, step=step)])
+    output(ending)
+    assert (raw_steps(cloud_lake, "r1"), raw_steps(cloud_lake, "r2")) == ([0, 1, 2, 3], [0])
+
+
 def test_a_reader_that_slept_through_flush_and_removal_sees_all(cloud_lake: Lake, another_on: Another) -> None:
     """It finds the journal's objects gone, some of them ones that it knew to follow, and reads them from the logs."""
     cloud_lake.write(run_created("r1"), [points("r1", "loss", 0.0)])
