@@ -3,12 +3,13 @@
 VENV ?= .venv
 LAKE ?= demo-lake
 PORT ?= 5000
+OLDEST_SPARK := 4.0.1
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 AZURITE := $(VENV)/azurite/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all check bench ui clean
+.PHONY: help demo test test-all test-oldest check bench ui clean
 
 help:           ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -24,8 +25,12 @@ ui: $(READY)    ## MLflow's web UI on the demo's lake, at http://127.0.0.1:5000
 test: $(READY) $(AZURITE) ## the tests, without the slow ones (minutes)
 	@$(BIN)/python -m pytest
 
-test-all: $(READY) $(AZURITE) ## all tests, with the slow ones
+test-all: $(READY) $(AZURITE) ## all tests, with the slow ones, and the sources on the oldest Spark
 	@$(BIN)/python -m pytest -m "slow or not slow"
+	@$(MAKE) test-oldest
+
+test-oldest: $(READY) ## the sources on the oldest Spark, classic and Connect (2 minutes; all versions: tests/sources/matrix.sh)
+	@PYTHON=$(abspath $(BIN))/python MODES="classic connect" sh tests/sources/matrix.sh $(abspath $(VENV))/matrix $(OLDEST_SPARK)
 
 check: $(READY) ## what needs no test run: ruff, mypy --strict, the layers (import-linter), shellcheck
 	$(BIN)/ruff check .

@@ -209,8 +209,8 @@ class DatabaseReader(Reader):
     def _points(self, query: Query, part: Range) -> Iterator[pa.RecordBatch]:
         rows = _schema(run_uuid="s", key="s", timestamp="i", step="i", value="f", is_nan="b")
         runs = _schema(run_uuid="s", experiment_id="s")
-        collate = ' COLLATE "C"' if self._db.dialect == "postgresql" else ""
-        order = f" ORDER BY c.run_uuid, c.{self._key}{collate}, c.timestamp, c.step, c.value" if query.ordered else ""
+        key = {"postgresql": f'c.{self._key} COLLATE "C"', "mysql": f"BINARY c.{self._key}"}.get(self._db.dialect, f"c.{self._key}")
+        order = f" ORDER BY c.run_uuid, {key}, c.timestamp, c.step, c.value" if query.ordered else ""
         last = None
         while True:
             with self._db.snapshot():

@@ -18,12 +18,27 @@ from mlflow.utils.search_utils import (
 from spark_tracking.errors import InvalidInput
 
 Clause = Mapping[str, Any]
-_PARSERS: dict[str, Any] = {
-    "runs": SearchUtils,
-    "experiments": SearchExperimentsUtils,
-    "logged_models": SearchLoggedModelsUtils,
-    "registered_models": SearchModelUtils,
-    "model_versions": SearchModelVersionUtils,
+_MODEL_CLAUSES = {"metrics": "metric", "params": "parameter", "tags": "tag", "attributes": "attribute"}
+
+
+def _logged_models(text: str) -> list[Clause]:
+    try:
+        from mlflow.utils.search_logged_model_utils import parse_filter_string
+    except ImportError:  # it needs SQLAlchemy; the other parser knows fewer attributes
+        clauses: list[Clause] = SearchLoggedModelsUtils.parse_search_filter(text)
+        return clauses
+    return [
+        {"type": _MODEL_CLAUSES[found.entity.type.value], "key": found.entity.key, "comparator": found.op, "value": found.value}
+        for found in parse_filter_string(text)
+    ]
+
+
+_PARSERS: dict[str, Callable[[str], list[Clause]]] = {
+    "runs": SearchUtils.parse_search_filter,
+    "experiments": SearchExperimentsUtils.parse_search_filter,
+    "logged_models": _logged_models,
+    "registered_models": SearchModelUtils.parse_search_filter,
+    "model_versions": SearchModelVersionUtils.parse_search_filter,
 }
 _QUOTED_OR_AND = re.compile(r"""'[^']*'|"[^"]*"|`[^`]*`|(\bAND\b)""", re.IGNORECASE)
 
@@ -42,7 +57,7 @@ def parse(kind: str, text: str | None, check: Callable[[str], object] | None = N
         return []
 
     def parse_all(part: str) -> list[Clause]:
-        clauses: list[Clause] = _PARSERS[kind].parse_search_filter(part)
+        clauses = _PARSERS[kind](part)
         if check:
             check(part)
         return clauses

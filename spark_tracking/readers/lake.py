@@ -28,7 +28,7 @@ _PREDICATES: dict[str, Callable[[str | None], str]] = {
     "registered_models": search.registered_models_predicate,
     "model_versions": search.model_versions_predicate,
 }
-_KEYS = {"runs_latest": "run_id", "run_metrics_history": "run_id", "logged_models_latest": "model_id"}
+_KEYS = {"runs": "run_id", "runs_latest": "run_id", "run_metrics_history": "run_id", "logged_models_latest": "model_id"}
 
 
 class LakeReader(Reader):

@@ -8,8 +8,8 @@ what it has already seen. Tokens only lead through runs of one millisecond.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -22,11 +22,13 @@ from spark_tracking.readers.filters import parse
 from spark_tracking.readers.query import EVERYTHING, Query, Range
 from spark_tracking.readers.rest_http import Http
 from spark_tracking.readers.rest_json import Json
+from spark_tracking.readers.streams import interleaved
 
 PAGE_RUNS = 2_000
 PAGE_POINTS = 25_000
 PAGE_OTHERS = 1_000
 PAGE_MODELS = 50
+PAGE_FEW = 20
 EXPERIMENTS_PER_REQUEST = 100
 PARTS = 8
 AT_ONCE = 4
@@ -49,9 +51,15 @@ class RestReader(Reader):
 
     def experiments(self, query: Query) -> dict[str, str]:
         self.ping()
-        found = {}
+        found: dict[str, str] = {}
+        wanted = len(query.experiment_ids or ()) + len(query.experiment_names)
+        if wanted > PAGE_FEW:  # a few pages of all of them instead of a request for each
+            for page in self._list_experiments(Query("experiments_latest"), None, everything=True):
+                found |= {e["experiment_id"]: e["name"] for e in page}
         for path, asked in (("experiments/get", "experiment_id"), ("experiments/get-by-name", "experiment_name")):
             for value in (query.experiment_ids or ()) if asked == "experiment_id" else query.experiment_names:
+                if value in (found if asked == "experiment_id" else found.values()):
+                    continue
                 try:
                     experiment = self._http.get(path, **{asked: value})["experiment"]
                 except (NotFound, InvalidInput):
@@ -60,8 +68,7 @@ class RestReader(Reader):
         return found
 
     def check_filter(self, query: Query) -> None:
-        if query.spec.filter != "logged_models":  # MLflow's parser of these needs the whole of MLflow; the server has it
-            parse(query.spec.filter, query.filter)
+        parse(query.spec.filter, query.filter)
         if query.version is not None or query.timestamp is not None:
             raise InvalidInput("version= and timestamp= are for lakes; a tracking server keeps no past states.")
 
@@ -69,28 +76,27 @@ class RestReader(Reader):
         table = DERIVED.get(query.table, query.table)
         if table not in ("runs", "runs_latest", "run_metrics_history") or parts == 1:
             return [EVERYTHING]
-        return Range.between(self._bounds(query, parts or PARTS))
+        if parts is None:  # no more than can each ask once a second
+            parts = max(1, min(PARTS, int(self._http.requests_per_second or PARTS)))
+        return Range.between(self._bounds(query, parts))
 
     def _bounds(self, query: Query, parts: int) -> list[int]:
         """Start times that cut the runs into parts of about equal size, from a few looks at how dense they lie."""
 
         def look(low: int | None, high: int | None) -> tuple[int, float] | None:
             """The first run at or after `low`, and runs per millisecond there."""
-            page = self._search(query, low, high, 10)
-            if not page:
-                return None
-            starts = [_start(run) for run in page]
-            return starts[0], len(starts) / (1 + starts[-1] - starts[0])
+            starts = self._starts(query, low, high, 10)
+            return (starts[0], len(starts) / (1 + starts[-1] - starts[0])) if starts else None
 
-        first, last = look(None, None), self._search(query, None, None, 1, "DESC")
-        if first is None or not last or _start(last[0]) <= first[0]:
+        first, last = look(None, None), self._starts(query, None, None, 1, "DESC")
+        if first is None or not last or last[0] <= first[0]:
             return []
         cells: list[tuple[float, int, int, float]] = []
 
         def add(low: int, high: int, density: float) -> None:
             heapq.heappush(cells, (-(high - low) * density, low, high, density))
 
-        add(first[0], _start(last[0]) + 1, first[1])
+        add(first[0], last[0] + 1, first[1])
         for _ in range(PROBES):
             _, low, high, density = heapq.heappop(cells)
             middle = (low + high) // 2
@@ -98,8 +104,8 @@ class RestReader(Reader):
                 add(low, high, density)
                 break
             found = look(middle, high)
-            before = self._search(query, low, middle, 1, "DESC")  # the cell ends where its runs do, however long the gap
-            add(low, _start(before[0]) + 1 if before else middle, density)
+            before = self._starts(query, low, middle, 1, "DESC")  # the cell ends where its runs do, however long the gap
+            add(low, before[0] + 1 if before else middle, density)
             if found:
                 add(found[0], high, found[1])
         cells.sort(key=lambda cell: cell[1])
@@ -115,9 +121,10 @@ class RestReader(Reader):
 
     def _unordered(self, query: Query, part: Range) -> Iterator[pa.RecordBatch]:
         if query.table in ("runs", "runs_latest"):
-            yield from self._at_once(query, part, lambda page: [rest_json.runs(page, query.table)])
+            for runs in self._pages_of_runs(query, part):
+                yield rest_json.runs(runs, query.table)
         elif query.table == "run_metrics_history":
-            yield from self._points(query, part)
+            yield from interleaved(self._series_of(query, part), AT_ONCE, AT_ONCE)
         elif query.table == "logged_models_latest":
             for ids in self._experiment_ids(query):
                 order = [{"field_name": "creation_timestamp", "ascending": True}]
@@ -136,16 +143,10 @@ class RestReader(Reader):
 
     # -- runs -------------------------------------------------------------------------------------------------
 
-    def _at_once(self, query: Query, part: Range, convert: Any) -> Iterator[pa.RecordBatch]:
-        """The pages of a range as batches; the whole key space, which is nobody's task, by several requests at once."""
-        if part != EVERYTHING:
-            for page in self._runs(query, part):
-                yield from convert(page)
-            return
-        ranges = self.split(query, AT_ONCE * 2)
-        with ThreadPoolExecutor(AT_ONCE) as pool:
-            for batches in pool.map(lambda range: [b for page in self._runs(query, range) for b in convert(page)], ranges):
-                yield from batches
+    def _pages_of_runs(self, query: Query, part: Range) -> Iterator[list[Json]]:
+        """The pages of a range, the next one under way; the whole key space, which is nobody's task, by several requests at once."""
+        ranges = self.split(query, AT_ONCE * 2) if part == EVERYTHING else [part]
+        return interleaved((partial(self._runs, query, range) for range in ranges), AT_ONCE)
 
     def _runs(self, query: Query, part: Range) -> Iterator[list[Json]]:
         for ids in self._experiment_ids(query):
@@ -153,7 +154,7 @@ class RestReader(Reader):
             seen: set[str] = set()
             while True:
                 page, token = self._search_page(query, ids, low, high, PAGE_RUNS)
-                while token and _start(page[-1]) == low:  # a whole page within one millisecond
+                while token and _start(page[-1]) in (low, None):  # a page within a millisecond, or of runs without a start
                     yield [run for run in page if run["info"]["run_id"] not in seen]
                     seen.update(run["info"]["run_id"] for run in page)
                     page, token = self._search_page(query, ids, low, high, PAGE_RUNS, token=token)
@@ -165,10 +166,10 @@ class RestReader(Reader):
                 low = _start(page[-1])
                 seen = {run["info"]["run_id"] for run in page if _start(run) == low}
 
-    def _search(self, query: Query, low: int | None, high: int | None, count: int, order: str = "ASC") -> list[Json]:
-        """The first or last few runs of a range, over all experiments."""
-        found = [self._search_page(query, ids, low, high, count, order)[0] for ids in self._experiment_ids(query)]
-        return sorted(chain(*found), key=_start, reverse=order == "DESC")[:count]
+    def _starts(self, query: Query, low: int | None, high: int | None, count: int, order: str = "ASC") -> list[int]:
+        """When the first or last few runs of a range started, over all experiments."""
+        pages = (self._search_page(query, ids, low, high, count, order)[0] for ids in self._experiment_ids(query))
+        return sorted((start for run in chain(*pages) if (start := _start(run)) is not None), reverse=order == "DESC")[:count]
 
     def _search_page(
         self, query: Query, ids: list[str], low: Any, high: Any, count: int, order: str = "ASC", token: str | None = None
@@ -188,17 +189,14 @@ class RestReader(Reader):
         answer = self._http.post("runs/search", body)
         return answer.get("runs", []), answer.get("next_page_token")
 
-    def _points(self, query: Query, part: Range) -> Iterator[pa.RecordBatch]:
-        with ThreadPoolExecutor(AT_ONCE) as pool:
-            for page in self._runs(query, part):
-                series = [(run, metric["key"]) for run in page for metric in run.get("data", {}).get("metrics", ())]
-                for start in range(0, len(series), AT_ONCE * 4):  # no further ahead than this, whoever is slow
-                    for batches in pool.map(self._series, *zip(*series[start : start + AT_ONCE * 4])):
-                        yield from batches
+    def _series_of(self, query: Query, part: Range) -> Iterator[Callable[[], Iterator[pa.RecordBatch]]]:
+        """What reads each metric of each run."""
+        for page in self._runs(query, part):
+            for run in page:
+                yield from (partial(self._series, run, metric["key"]) for metric in run.get("data", {}).get("metrics", ()))
 
-    def _series(self, run: Json, name: str) -> list[pa.RecordBatch]:
-        """The history of one metric; a point that is logged in between may move others to the next page, never past it."""
-        batches: list[pa.RecordBatch] = []
+    def _series(self, run: Json, name: str) -> Iterator[pa.RecordBatch]:
+        """The history of one metric, page by page; a point that is logged in between may move others to the next page, never past it."""
         seen: set[tuple[Any, ...]] = set()
         token = None
         while True:
@@ -211,9 +209,9 @@ class RestReader(Reader):
                 page = [p for key, p in points.items() if key not in seen]
                 seen = set(points)
             if page:
-                batches.append(rest_json.points(run, name, page))
+                yield rest_json.points(run, name, page)
             if not token:
-                return batches
+                return
 
     # -- the others -------------------------------------------------------------------------------------------
 
@@ -245,8 +243,9 @@ class RestReader(Reader):
                 return
 
 
-def _start(run: Json) -> int:
-    return int(run["info"].get("start_time") or 0)
+def _start(run: Json) -> int | None:
+    start = run["info"].get("start_time")
+    return None if start is None else int(start)
 
 
 def _cut(cells: list[tuple[int, int, float]], parts: int) -> list[int]:

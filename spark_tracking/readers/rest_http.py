@@ -1,7 +1,6 @@
 """Requests to an MLflow server: MLflow's credentials and plug-ins, our patience.
 
-All readers of a process share one rate limit per server. It obeys `Retry-After` (seconds or a date, RFC 9110 section
-10.2.3) for all of them at once, so that a refusal to one is heeded by the others.
+`Retry-After` (seconds or a date, RFC 9110 section 10.2.3) is obeyed by all readers of a machine at once; see `RateLimit`.
 """
 
 from __future__ import annotations
@@ -9,7 +8,6 @@ from __future__ import annotations
 import json
 import logging
 import random
-import threading
 import time
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
@@ -19,6 +17,7 @@ import orjson
 from mlflow.utils.rest_utils import http_request
 
 from spark_tracking.errors import InvalidInput, InvalidUri, NotFound, PermissionRefused, SparkTrackingError, Unavailable
+from spark_tracking.readers.rate_limit import RateLimit
 from spark_tracking.uri import redact
 
 _log = logging.getLogger(__name__)
@@ -28,43 +27,19 @@ TIMEOUT_SECONDS = 120
 LONGEST_PAUSE = 60.0
 
 
-class RateLimit:
-    """At most so many requests a second, and none before a server's `Retry-After` is over."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._next = 0.0
-
-    def wait(self, per_second: float | None) -> None:
-        """Sleep until the next request may go."""
-        with self._lock:
-            now = time.monotonic()
-            start = max(now, self._next)
-            self._next = start + (1 / per_second if per_second else 0)
-        if start > now:
-            time.sleep(start - now)
-
-    def pause(self, seconds: float) -> None:
-        """No request of anybody for so long."""
-        with self._lock:
-            self._next = max(self._next, time.monotonic() + seconds)
-
-
-_limits: dict[str, RateLimit] = {}
-
-
 class Http:
     """One server.
 
     Attributes:
         shown: its URI without credentials.
+        requests_per_second: at most so many, with what others on this machine ask of it; None is no limit.
     """
 
     def __init__(self, tracking_uri: str, requests_per_second: float | None) -> None:
         self.shown = redact(tracking_uri)
         self._credentials = _host_credentials(tracking_uri)
-        self._per_second = requests_per_second
-        self._limit = _limits.setdefault(tracking_uri, RateLimit())
+        self.requests_per_second = requests_per_second
+        self._limit = RateLimit(tracking_uri)
 
     def get(self, path: str, **parameters: Any) -> Any:
         """GET `/api/2.0/mlflow/<path>`; the parsed answer."""
@@ -81,7 +56,7 @@ class Http:
     def _call(self, method: str, path: str, arguments: Mapping[str, Any], attempts: int = ATTEMPTS) -> Any:
         reason = ""
         for attempt in range(attempts):
-            self._limit.wait(self._per_second)
+            self._limit.wait(self.requests_per_second)
             try:
                 response = http_request(
                     self._credentials(),

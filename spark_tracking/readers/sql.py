@@ -188,16 +188,18 @@ class _SqlAlchemy:
 
 
 def _sqlalchemy(dialect: str, uri: str) -> Connection:
-    try:
-        import sqlalchemy
-    except ImportError as error:
-        raise InvalidUri(
-            f"Reading '{redact(uri)}' takes a driver that is not installed here. Install it on every machine that reads: "
-            "pip install 'spark-tracking[database]'"
-        ) from error
     address = f"sqlite:///{_sqlite_file(uri)}&uri=true" if dialect == "sqlite" else uri
     level = {} if dialect == "sqlite" else {"isolation_level": "REPEATABLE READ"}
-    connection = sqlalchemy.create_engine(address, poolclass=sqlalchemy.pool.NullPool, **level).connect()
+    try:
+        import sqlalchemy
+
+        engine = sqlalchemy.create_engine(address, poolclass=sqlalchemy.pool.NullPool, **level)
+    except ImportError as error:
+        raise InvalidUri(
+            f"Reading '{redact(uri)}' takes a driver that is not installed here ({error}). Install it on every machine that reads: "
+            "pip install 'spark-tracking[database]', and name it in the URI (mysql+pymysql://…)."
+        ) from error
+    connection = engine.connect()
     if dialect == "sqlite":
         connection.exec_driver_sql("PRAGMA case_sensitive_like = true")
     return _SqlAlchemy(connection)

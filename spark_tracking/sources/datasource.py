@@ -9,9 +9,11 @@ it is then. Filters arrive as an option only: Spark would keep the rows that `pu
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 import pyarrow as pa
@@ -23,8 +25,10 @@ from spark_tracking.errors import InvalidInput
 from spark_tracking.readers import Range, open_reader
 from spark_tracking.readers.schemas import TABLES
 from spark_tracking.sources.options import Defaults, Request, parse_options
+from spark_tracking.sources.shipping import sent_defaults
 
 SLICE_ROWS = 10_000
+SLICE_BYTES = 64 << 20
 
 
 class MlflowSource(DataSource):
@@ -38,6 +42,7 @@ class MlflowSource(DataSource):
 
     table: ClassVar[str | None] = None
     defaults: ClassVar[Defaults] = Defaults()
+    _said: Defaults | None = None
     _request: Request | None = None
 
     @classmethod
@@ -62,12 +67,18 @@ class MlflowSource(DataSource):
         for column in schema.names:
             if column not in columns.names:
                 raise InvalidInput(f"The table '{request.query.table}' has no column '{column}'. Columns: {', '.join(columns.names)}.")
-        return MlflowReader(request, self.defaults.variables, schema.names)
+        return MlflowReader(request, self._defaults.variables, schema.names)
+
+    @property
+    def _defaults(self) -> Defaults:
+        if self._said is None:
+            self._said = self.defaults if self.defaults.used else sent_defaults() or self.defaults
+        return self._said
 
     def _plan(self) -> Request:
         if self._request is None:
-            request = parse_options(self.options, self.table, self.defaults)
-            with _environment(self.defaults.variables):
+            request = parse_options(self.options, self.table, self._defaults)
+            with _environment(self._defaults.variables):
                 query = open_reader(request.tracking_uri).resolve(request.query)
             self._request = Request(request.tracking_uri, query, request.partitions, request.requests_per_second)
         return self._request
@@ -93,10 +104,16 @@ class ExperimentSource(MlflowSource):
 
 @dataclass
 class MlflowPartition(InputPartition):
-    """A key range and the task's share of the request rate."""
+    """A key range, and how many requests a second its task may make.
+
+    Attributes:
+        jvm: where it was planned. A task of that same JVM has `requests_per_second` in common with all others of it.
+        share: of a task elsewhere, which knows of no other.
+    """
 
     range: Range
-    requests_per_second: float | None = None
+    jvm: tuple[str, int] | None = None
+    share: float | None = None
 
 
 class MlflowReader(DataSourceReader):
@@ -114,18 +131,35 @@ class MlflowReader(DataSourceReader):
             reader = open_reader(request.tracking_uri, requests_per_second=request.requests_per_second)
             ranges = reader.split(request.query, request.partitions)
         share = request.requests_per_second and request.requests_per_second / len(ranges)
-        return [MlflowPartition(range, share) for range in ranges]
+        return [MlflowPartition(range, _jvm(), share) for range in ranges]
 
     def read(self, partition: InputPartition) -> Iterator[pa.RecordBatch]:
         """The rows of a range as of now."""
         assert isinstance(partition, MlflowPartition)
         schema = TABLES[self._request.query.table].schema
         columns = pa.schema([schema.field(name) for name in self._columns])
+        at_home = partition.jvm is not None and partition.jvm == _jvm()
+        rate = self._request.requests_per_second if at_home else partition.share
         with _environment(self._variables):
-            reader = open_reader(self._request.tracking_uri, requests_per_second=partition.requests_per_second)
+            reader = open_reader(self._request.tracking_uri, requests_per_second=rate)
             for batch in reader.read(self._request.query, partition.range):
-                for start in range(0, batch.num_rows, SLICE_ROWS):
-                    yield batch.slice(start, SLICE_ROWS).select(columns.names)
+                rows = max(1, min(SLICE_ROWS, SLICE_BYTES * batch.num_rows // max(1, batch.nbytes)))
+                for start in range(0, batch.num_rows, rows):
+                    yield batch.slice(start, rows).select(columns.names)
+
+
+def _jvm() -> tuple[str, int] | None:
+    """The JVM that started this Python process, or the daemon that did: machine and process id. None where Linux does not tell."""
+    process = os.getppid()
+    for _ in range(2):
+        try:
+            name, _, rest = Path(f"/proc/{process}/stat").read_text().rpartition(")")
+        except OSError:
+            return None
+        if name.endswith("(java"):
+            return socket.gethostname(), process
+        process = int(rest.split()[1])
+    return None
 
 
 @contextmanager

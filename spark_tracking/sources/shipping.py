@@ -1,20 +1,25 @@
-"""This package on a Spark Connect server that does not have it: sent once a session, as a zip beside the session's other files."""
+"""What a session gets as files: this package on a Spark Connect server that lacks it, and on Spark 4.0 what `use` said."""
 
 from __future__ import annotations
 
 import tempfile
+import time
 import zipfile
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
+import orjson
+
 import spark_tracking
+from spark_tracking.sources.options import Defaults
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 NEEDED = ("mlflow", "pyarrow", "deltalake", "datafusion", "msgpack", "orjson")
+_NOTE = "spark-tracking-use-"
 _served: WeakSet[SparkSession] = WeakSet()
 
 
@@ -66,3 +71,35 @@ def _zipped(folder: Path) -> Path:
         for name, content in files.items():
             archive.writestr(name, content)
     return target
+
+
+def send_defaults(spark: SparkSession, defaults: Defaults) -> None:
+    """Tell the session's sources what `use` said, where they cannot be replaced: Spark 4.0 keeps those that it found by itself."""
+    name = f"{_NOTE}{time.time_ns()}.json"  # a session takes a name only once
+    if "connect" not in type(spark).__module__:
+        from pyspark.core.files import SparkFiles
+
+        _write(Path(SparkFiles.getRootDirectory()) / name, defaults)  # the planner is a process of this machine; tasks need no copy
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        _write(Path(folder) / name, defaults)
+        spark.addArtifacts(str(Path(folder) / name), file=True)
+
+
+def _write(path: Path, defaults: Defaults) -> None:
+    path.touch(0o600)
+    path.write_bytes(orjson.dumps(defaults))
+
+
+def sent_defaults() -> Defaults | None:
+    """What was sent last to the session that this planner process works for."""
+    try:
+        from pyspark.core.files import SparkFiles
+    except ImportError:  # a client without Spark itself
+        return None
+    root = SparkFiles._root_directory  # set in Spark's own processes only
+    notes = sorted(Path(root).glob(f"{_NOTE}*.json")) if root else []
+    if not notes:
+        return None
+    said = orjson.loads(notes[-1].read_bytes())
+    return Defaults(said["tracking_uri"], said["experiment_ids"] and tuple(said["experiment_ids"]), said["variables"], used=True)

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import warnings
+from functools import wraps
 from typing import TYPE_CHECKING, Any
 
+from spark_tracking.errors import InvalidUri
+from spark_tracking.readers.credentials import credentials
 from spark_tracking.readers.opening import active_tracking_uri, open_reader
 from spark_tracking.sources.options import Defaults
-from spark_tracking.sources.shipping import ensure_package
-from spark_tracking.uri import LakeUri, is_lake_uri
+from spark_tracking.sources.shipping import ensure_package, send_defaults
+from spark_tracking.uri import LakeUri, is_lake_uri, redact
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-# Where MLflow, its plug-ins, database drivers and Delta look for credentials.
-CREDENTIALS = ("MLFLOW_TRACKING_", "DATABRICKS_", "AZURE_", "AWS_", "GOOGLE_", "PGPASS", "PGSSL")
-_NOT_SENT = ("MLFLOW_TRACKING_URI", "DATABRICKS_RUNTIME_VERSION")
+_read_by_spark: str | None = None
 
 
 def use(spark: SparkSession, tracking_uri: str | None = None, experiment_id: str | int | None = None) -> None:
@@ -39,16 +40,24 @@ def use(spark: SparkSession, tracking_uri: str | None = None, experiment_id: str
         >>> use(spark)
         >>> spark.read.format("mlflow-experiment").load("1").orderBy("metrics.acc", ascending=False).show()
     """
+    from pyspark.errors import AnalysisException
+
     from spark_tracking.sources.datasource import ExperimentSource, MlflowSource
 
-    uri = _absolute(tracking_uri or active_tracking_uri())
+    uri = absolute(tracking_uri or active_tracking_uri())
     open_reader(uri).ping()
     active = str(experiment_id) if experiment_id is not None else _active_experiment(uri)
-    defaults = Defaults(uri, (active,) if active else None, _variables(os.environ), used=True)
+    defaults = Defaults(uri, (active,) if active else None, credentials(uri), used=True)
     if "connect" in type(spark).__module__:
         ensure_package(spark)
-    for source in (MlflowSource, ExperimentSource):
-        spark.dataSource.register(_with_defaults(source, defaults))
+    try:
+        for source in (MlflowSource, ExperimentSource):
+            spark.dataSource.register(_with_defaults(source, defaults))
+    except AnalysisException as error:
+        if error.getCondition() != "DATA_SOURCE_ALREADY_EXISTS":
+            raise
+        send_defaults(spark, defaults)
+    _warn_of_changes(uri)
 
 
 def _with_defaults(source: type[Any], defaults: Defaults) -> type[Any]:
@@ -56,7 +65,7 @@ def _with_defaults(source: type[Any], defaults: Defaults) -> type[Any]:
     return type(source.__name__, (source,), {"defaults": defaults, "__doc__": source.__doc__})
 
 
-def _absolute(uri: str) -> str:
+def absolute(uri: str) -> str:
     """The URI for a process with another working directory."""
     if is_lake_uri(uri):
         return str(LakeUri.parse(uri))
@@ -71,7 +80,7 @@ def _active_experiment(uri: str) -> str | None:
     import mlflow
     from mlflow.tracking import fluent
 
-    if not mlflow.is_tracking_uri_set() or _absolute(mlflow.get_tracking_uri()) != uri:
+    if not mlflow.is_tracking_uri_set() or absolute(mlflow.get_tracking_uri()) != uri:
         return None
     if fluent._active_experiment_id:
         return str(fluent._active_experiment_id)
@@ -82,5 +91,32 @@ def _active_experiment(uri: str) -> str | None:
     return str(found.experiment_id) if found else None
 
 
-def _variables(environ: Mapping[str, str]) -> dict[str, str]:
-    return {name: value for name, value in environ.items() if name.startswith(CREDENTIALS) and name not in _NOT_SENT}
+def _warn_of_changes(uri: str) -> None:
+    """From now on `mlflow.set_tracking_uri` says when it leaves the server that Spark reads: nothing of ours runs at `load()`."""
+    global _read_by_spark
+    import mlflow
+
+    _read_by_spark = uri
+    original = mlflow.set_tracking_uri
+    if hasattr(original, "__wrapped__"):
+        return
+
+    @wraps(original)
+    def set_tracking_uri(uri: Any) -> None:
+        global _read_by_spark
+        original(uri)
+        if not uri:
+            _read_by_spark = None
+        elif _read_by_spark and not _same(mlflow.get_tracking_uri(), _read_by_spark):
+            warnings.warn(
+                f"Spark still reads {redact(_read_by_spark)}, as spark_tracking.use(spark) said. Call it again to follow.", stacklevel=2
+            )
+
+    mlflow.set_tracking_uri = mlflow.tracking.set_tracking_uri = set_tracking_uri
+
+
+def _same(uri: str, absolute_uri: str) -> bool:
+    try:
+        return absolute(uri) == absolute_uri
+    except InvalidUri:
+        return False

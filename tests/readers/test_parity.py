@@ -30,7 +30,14 @@ FILTERS = {
         "params.`text` LIKE '%x%'",
     ],
     "experiments": ["name LIKE 'vis%'", "tags.team = 'a'", "name ILIKE 'OTHER%'"],
-    "logged_models": ["name = 'net'", "params.depth = '3'", "metrics.loss < 1", "metrics.loss > 1", "tags.kind = 'cnn'"],
+    "logged_models": [
+        "name = 'net'",
+        "params.depth = '3'",
+        "metrics.loss < 1",
+        "metrics.loss > 1",
+        "tags.kind = 'cnn'",
+        "creation_timestamp_ms > 5 AND params.depth IN ('3', '4')",
+    ],
     "registered_models": ["name LIKE 'win%'", "tags.owner = 'you'"],
     "model_versions": ["version_number > 1", "name = 'wine'", "tags.k = 'v'"],
 }
@@ -96,6 +103,8 @@ def test_the_parts_of_a_table_are_the_whole_and_no_row_twice(
         reader = open_reader(uri)
         query = reader.resolve(Query(table, ordered=False))
         ranges = reader.split(query, parts)
+        if table != "logged_models_latest" and uri != server_uri:  # one model is one part; over REST the cuts are estimates
+            assert len(ranges) == parts
         assert (ranges[0].low, ranges[-1].high) == (None, None)
         assert [range.high for range in ranges[:-1]] == [range.low for range in ranges[1:]]
         rows = pa.Table.from_batches([b for range in ranges for b in reader.read(query, range)], query.spec.schema)

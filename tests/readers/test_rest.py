@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 import urllib.error
@@ -10,18 +11,20 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from mlflow.entities import Metric
 from mlflow.tracking import MlflowClient
 
 from spark_tracking import read
-from spark_tracking.errors import InvalidInput, InvalidUri, PermissionRefused, Unavailable
+from spark_tracking.errors import InvalidInput, InvalidUri, NotFound, PermissionRefused, Unavailable
 from spark_tracking.readers import open_reader, rest, rest_http
 from spark_tracking.readers.query import Query
 
-Serve = Callable[[str, Path], AbstractContextManager[str]]
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
 Serve = Callable[[str, Path], AbstractContextManager[str]]
 Fault = Callable[[BaseHTTPRequestHandler], bool]
 
@@ -32,16 +35,19 @@ class Proxy:
     Attributes:
         url: where to reach it.
         times: when each search for runs came.
+        paths: what was asked for, without parameters.
     """
 
     def __init__(self, target: str) -> None:
         proxy = self
         self.fault: Fault = lambda handler: False
         self.times: list[float] = []
+        self.paths: list[str] = []
 
         class Handler(BaseHTTPRequestHandler):
             def _pass_on(self) -> None:
                 body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                proxy.paths.append(self.path.split("?")[0].split("mlflow/")[-1])
                 if self.path.endswith("runs/search"):
                     proxy.times.append(time.monotonic())
                 if proxy.fault(self):
@@ -137,6 +143,39 @@ def test_the_request_rate_is_kept(proxy: Proxy) -> None:
     assert (len(proxy.times) - 1) / (proxy.times[-1] - proxy.times[0]) <= 11
 
 
+def test_tasks_of_spark_share_the_request_rate(spark: SparkSession, proxy: Proxy) -> None:
+    read = spark.read.format("mlflow").options(tracking_uri=proxy.url, requests_per_second=20, partitions=4)
+    assert read.load("runs").count() == 10
+    assert len(proxy.times) > 8
+    assert (len(proxy.times) - 1) / (proxy.times[-1] - proxy.times[0]) <= 21
+
+
+def test_credentials_that_are_renewed_outlive_a_long_read(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rest, "PAGE_RUNS", 2)
+    tokens = [f"token {i}" for i in range(1000)]
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", tokens[0])
+
+    def rotate(handler: BaseHTTPRequestHandler) -> bool:  # each token is good for one request
+        if handler.headers.get("Authorization") != f"Bearer {tokens.pop(0)}":
+            return answer(handler, 401, {})
+        os.environ["MLFLOW_TRACKING_TOKEN"] = tokens[0]
+        return False
+
+    proxy.fault = rotate
+    query = Query("runs", ordered=False)
+    assert sum(batch.num_rows for batch in open_reader(proxy.url).read(query, rest.Range(None, 2 * 10**12))) == 10
+    assert len(tokens) < 996
+
+
+def test_a_token_that_ends_during_a_read_is_told_with_the_remedy(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rest, "PAGE_RUNS", 2)
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "hunter2")
+    proxy.fault = lambda handler: len(proxy.times) > 3 and answer(handler, 401, {})
+    with pytest.raises(PermissionRefused, match="use a service principal for long reads") as caught:
+        list(open_reader(proxy.url).read(Query("runs", ordered=False), rest.Range(None, 2 * 10**12)))
+    assert "hunter2" not in str(caught.value)
+
+
 def test_a_refusal_is_final_and_says_what_to_do(proxy: Proxy) -> None:
     proxy.fault = lambda handler: answer(handler, 401, {})
     with pytest.raises(PermissionRefused, match="MLFLOW_TRACKING_TOKEN"):
@@ -190,6 +229,36 @@ def test_a_history_longer_than_a_page_is_whole(own_server: str, monkeypatch: pyt
     client.log_batch(run.info.run_id, [Metric("loss", i / 7, 1000 + i, i) for i in range(950)])
     history = read("run_metrics_history", tracking_uri=own_server, experiment_ids=[experiment]).read_all()
     assert history["metric_step"].to_pylist() == list(range(950))
+
+
+def test_a_long_history_is_never_held_as_a_whole(own_server: str, own_proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rest, "PAGE_POINTS", 50)
+    client = MlflowClient(own_server)
+    experiment = client.create_experiment(f"endless {time.time()}")
+    run = client.create_run(experiment)
+    for start in (0, 1000):
+        client.log_batch(run.info.run_id, [Metric("loss", i / 7, 1000 + i, i) for i in range(start, start + 1000)])
+    query = Query("run_metrics_history", experiment_ids=(experiment,), ordered=False)
+    batches = open_reader(own_proxy.url).read(query)
+    rows = next(batches).num_rows
+    time.sleep(1)
+    assert own_proxy.paths.count("metrics/get-history") <= 1 + rest.AT_ONCE + 1
+    assert rows + sum(batch.num_rows for batch in batches) == 2000
+
+
+def test_many_experiments_are_looked_up_in_pages_and_asked_for_in_portions(
+    own_server: str, own_proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rest, "EXPERIMENTS_PER_REQUEST", 10)
+    client = MlflowClient(own_server)
+    ids = [client.create_experiment(f"many {i} {time.time()}") for i in range(25)]
+    client.delete_experiment(ids[3])
+    runs = {client.create_run(id).info.run_id for id in ids[:3] + ids[4:]}
+    found = read("runs", tracking_uri=own_proxy.url, experiment_ids=ids, view_type="all").read_all()
+    assert set(found["run_id"].to_pylist()) == runs
+    assert "experiments/get" not in own_proxy.paths
+    with pytest.raises(NotFound, match="no experiment with id 987654, name 'nobody'"):
+        read("runs", tracking_uri=own_proxy.url, experiment_ids=[*ids, 987654], experiment_names=["nobody"])
 
 
 def test_parts_by_time_are_of_like_size_when_most_runs_come_in_a_burst(own_server: str) -> None:

@@ -49,6 +49,7 @@ def test_databricks_examples_run_unchanged_after_use(spark: SparkSession, still_
     by_name = mlflow.get_experiment_by_name("second").experiment_id
     assert spark.read.format("mlflow-experiment").load(by_name).count() == 2
     assert names(df.filter("metrics.loss < 0.3 AND params.learning_rate > '0.3'")) == ["run 4"]
+    assert df.orderBy("metrics.acc desc").count() == 5
     assert df.orderBy(df["metrics.acc"].desc()).first()["metrics"]["acc"] == 0.4
     df.createOrReplaceTempView("runs")
     assert spark.sql("SELECT max(metrics['acc']) FROM runs").first()[0] == 0.4
@@ -116,6 +117,26 @@ def test_use_again_moves_the_session_to_another_server(
     log_runs(other, "0", range(3))
     st.use(spark, other)
     assert experiment(spark).count() == 3
+
+
+def test_leaving_the_server_that_spark_reads_is_said_once_use_was_called(
+    spark: SparkSession, still_lake: str, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    st.use(spark, still_lake)
+    mlflow.set_tracking_uri(still_lake)
+    assert not [w for w in recwarn if "Spark still reads" in str(w.message)]
+    with pytest.warns(UserWarning, match=r"Spark still reads delta:///.*Call it again to follow"):
+        mlflow.set_tracking_uri(f"sqlite:///{tmp_path / 'other.db'}")
+
+
+def test_scala_finds_the_sources_by_the_same_names(spark: SparkSession, still_lake: str) -> None:
+    reader = spark._jsparkSession.read().format("mlflow-experiment").option("tracking_uri", still_lake)
+    assert reader.load("1").count() == 5
+    assert spark._jsparkSession.read().format("mlflow").option("tracking_uri", still_lake).load("runs_latest").count() == 7
+
+
+def test_an_experiment_is_read_in_as_many_parts_as_asked_for(spark: SparkSession, still_lake: str) -> None:
+    assert experiment(spark, "1", tracking_uri=still_lake, partitions=3).rdd.getNumPartitions() == 3
 
 
 def test_mistakes_are_told_at_load_with_what_to_do(spark: SparkSession, still_lake: str) -> None:
