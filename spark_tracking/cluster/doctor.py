@@ -19,8 +19,8 @@ from spark_tracking.cluster.environment import temporary_variables
 from spark_tracking.cluster.findings import ERROR, OK, WARNING, Finding
 from spark_tracking.cluster.versions import examine_java, examine_versions
 from spark_tracking.destination import Destination, resolve
-from spark_tracking.errors import SparkTrackingError
-from spark_tracking.uri import redact
+from spark_tracking.errors import LakeFormatError, SparkTrackingError
+from spark_tracking.uri import is_lake_uri, redact
 
 _CREDENTIALS = {
     "server": ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_CLIENT_CERT_PATH"),
@@ -40,8 +40,8 @@ def examine(*, read_only: bool = False) -> Iterator[Finding]:
     Args:
         read_only: leave out the proof that we may write, which creates a run and deletes it.
     """
-    yield from _start()
     kind, uri = _kind()
+    yield from _start(uri)
     yield from _tracking(uri)
     yield from _experiment(kind)
     yield from _credentials(kind)
@@ -60,7 +60,7 @@ def _kind() -> tuple[str, str]:
         return "other", uri
 
 
-def _start() -> Iterator[Finding]:
+def _start(uri: str) -> Iterator[Finding]:
     """What the cluster's start has left, and whether this process is younger than it."""
     if problem := config.PROBLEM.get():
         yield Finding(ERROR, "start", f"The start left tracking as it was: {problem}", "Correct the setting and restart the cluster.")
@@ -73,6 +73,10 @@ def _start() -> Iterator[Finding]:
         else:
             for note in plan.notes:
                 yield Finding(WARNING if note.fix else OK, "settings", note.text, note.fix)
+            wanted = plan.destination.uri
+            if uri != wanted and "unknown." not in wanted:
+                fix = "Run the init script and start this process anew, or call spark_tracking.use(spark) in its first cell."
+                yield Finding(WARNING, "settings", f"They name {wanted}, which this process does not track to.", fix)
     current, now = config.CONFIGURED.get(), fingerprint_in(config.ENV_FILE.get())
     if now and current != now:
         text = f"This process was started with settings {current or '(none)'}, but {config.ENV_FILE.get()} now holds {now}."
@@ -191,9 +195,16 @@ def _expiry(name: str, expires: float) -> Finding:
 def _reach(kind: str, uri: str, read_only: bool) -> Iterator[Finding]:
     import mlflow
 
+    if not mlflow.is_tracking_uri_set() and not uri.startswith("databricks"):
+        return  # MLflow's own default, a database in the working folder, which looking at it would make
     with temporary_variables({"MLFLOW_HTTP_REQUEST_TIMEOUT": _CALL_SECONDS, "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}):
         begun = time.perf_counter()
         try:
+            if missing := is_lake_uri(uri) and in_time(lambda: _no_lake(uri), _REACH_SECONDS):
+                fix = "Check the spelling. The first run makes it where it is meant, or `spark-tracking lake init`."
+                yield Finding(ERROR if read_only else WARNING, "read", missing, fix)
+                if read_only:
+                    return
             in_time(lambda: mlflow.MlflowClient().search_experiments(max_results=1), _REACH_SECONDS)
         except Exception as error:
             yield Finding(ERROR, "read", f"The server cannot be read: {_short(error)}", _fix_for(error, kind))
@@ -201,6 +212,17 @@ def _reach(kind: str, uri: str, read_only: bool) -> Iterator[Finding]:
         yield Finding(OK, "read", f"The server answers ({(time.perf_counter() - begun) * 1000:.0f} ms).")
         if not read_only:
             yield _write(kind)
+
+
+def _no_lake(uri: str) -> str:
+    """Why there is no lake, or ''; MLflow's first call, also one that reads, would make it."""
+    from spark_tracking.lake.lake import Lake
+
+    try:
+        Lake.open(uri)
+    except LakeFormatError as error:
+        return error.message
+    return ""
 
 
 def _write(kind: str) -> Finding:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import socket
 import uuid
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from spark_tracking.cluster.doctor import examine, in_time
 from spark_tracking.cluster.findings import ERROR, WARNING, Finding, Report
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 
 _SPREAD_SECONDS = 0.4  # a task waits this long, so that the next one goes to another executor
 _ANSWER_SECONDS = 180
+_PORTS = {"spark": 7077, "sc": 15002}
 
 
 def doctor(spark: SparkSession | str | None = None, *, read_only: bool = False) -> Report:
@@ -39,15 +42,24 @@ def doctor(spark: SparkSession | str | None = None, *, read_only: bool = False) 
 
 def _examine_cluster(master: str) -> list[Finding]:
     try:
+        _connect(master)
         return _examine_executors(in_time(lambda: _session(master), _ANSWER_SECONDS))
     except ImportError:
         return [
             Finding(ERROR, "Spark", "pyspark is not installed here.", "Run the doctor where Spark is, or install spark-tracking[spark].")
         ]
     except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+        lines = [line for line in str(error).splitlines() if line.strip() and not line.startswith("An error occurred while calling")]
+        reason = (lines or [type(error).__name__])[0][:300]
         text = f"No session on {master or 'what Spark is configured for'}: {reason}"
         return [Finding(ERROR, "Spark", text, "Check the master's address, that it runs, and JAVA_HOME.")]
+
+
+def _connect(master: str) -> None:
+    """See that something listens, which Spark's own clients try for minutes."""
+    parts = urlsplit(master.split(",")[0])
+    if parts.hostname and parts.scheme in _PORTS:
+        socket.create_connection((parts.hostname, parts.port or _PORTS[parts.scheme]), timeout=10).close()
 
 
 def _session(master: str) -> SparkSession:

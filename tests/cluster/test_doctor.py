@@ -41,7 +41,30 @@ def test_a_healthy_server_is_read_and_written_and_the_probe_is_gone(server: str)
 
 def test_a_lake_is_read_and_written(lake_uri: str) -> None:
     mlflow.set_tracking_uri(lake_uri)
+    mlflow.search_experiments()
     assert [finding.level for finding in findings("read", read_only=False) + findings("write", read_only=False)] == [OK, OK]
+
+
+def test_a_lake_that_is_not_there_is_said_and_looking_does_not_make_it(lake_uri: str, tmp_path: Path) -> None:
+    mlflow.set_tracking_uri(lake_uri)
+    (finding,) = findings("read")
+    assert finding.level == ERROR
+    assert "There is no lake" in finding.text
+    assert not (tmp_path / "lake").exists()
+    assert [finding.level for finding in findings("read", read_only=False)] == [WARNING, OK]  # proving that we may write makes it
+
+
+def test_where_nothing_is_set_looking_makes_no_database(tmp_path: Path) -> None:
+    assert "No tracking server is set" in findings("tracking")[1].text
+    assert not list(tmp_path.iterdir())
+
+
+def test_settings_that_nothing_has_applied_are_told(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPARK_TRACKING_URI", "https://mlflow.example.com")
+    finding = findings("settings")[-1]
+    assert finding.level == WARNING
+    assert "https://mlflow.example.com" in finding.text
+    assert "use(spark)" in finding.fix
 
 
 def test_each_rule_that_decides_the_server_is_named(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -238,6 +261,17 @@ def test_a_session_has_its_executors_looked_at_too(spark: SparkSession, lake_uri
     assert finding.level == ERROR
     assert lake_uri in finding.text
     assert "executor_run" in finding.fix
+
+
+@pytest.mark.parametrize("master", ["spark://127.0.0.1:9", "sc://127.0.0.1:9/;use_ssl=true", "spark://nowhere.invalid"])
+def test_a_master_that_is_not_there_is_a_finding_at_once(master: str, database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", database)
+    begun = time.monotonic()
+    done = CliRunner().invoke(command, ["--read-only", "--json", "--master", master])
+    assert time.monotonic() - begun < 30
+    assert done.exit_code == 1
+    (finding,) = [found for found in json.loads(done.stdout)["findings"] if found["subject"] == "Spark"]
+    assert master in finding["text"]
 
 
 def test_a_cluster_that_takes_up_no_job_is_told_and_not_waited_for(
