@@ -5,7 +5,7 @@ MLflow imports this module while it is itself being imported, so the stores behi
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from spark_tracking.store.registry import LakeRegistryStore
@@ -24,3 +24,10 @@ def registry_store(store_uri: str, tracking_uri: str | None = None) -> LakeRegis
     from spark_tracking.store.registry import LakeRegistryStore
 
     return LakeRegistryStore(store_uri, tracking_uri)
+
+
+def scorer_store(tracking_uri: str) -> Any:
+    """What MLflow calls for registered scorers at a tracking URI of ours: its own, by way of the tracking store, which has none."""
+    from mlflow.genai.scorers.registry import MlflowTrackingStore
+
+    return MlflowTrackingStore(tracking_uri)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from mlflow.entities import Experiment, ExperimentTag, LifecycleStage, ViewType
 from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, INVALID_STATE, RESOURCE_ALREADY_EXISTS
+from mlflow.protos.databricks_pb2 import BAD_REQUEST, INVALID_PARAMETER_VALUE, INVALID_STATE, RESOURCE_ALREADY_EXISTS
 from mlflow.store.entities.paged_list import PagedList
 from mlflow.store.tracking import SEARCH_MAX_RESULTS_DEFAULT, SEARCH_MAX_RESULTS_THRESHOLD
 from mlflow.utils.uri import append_to_uri_path, resolve_uri_if_local
@@ -137,6 +137,8 @@ class Experiments(LakeBacked):
         return experiment
 
     def _active_experiment(self, experiment_id: str) -> Entity:
+        if experiment_id == "":  # over HTTP: not said. Only reads fall back on the Default experiment
+            raise MlflowException("An experiment_id is missing; that of the Default experiment is '0'.", BAD_REQUEST)
         experiment = self._experiment(experiment_id)
         if experiment.deleted:
             raise MlflowException(

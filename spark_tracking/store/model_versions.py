@@ -17,6 +17,7 @@ from mlflow.entities.model_registry.model_version_stages import (
     get_canonical_stage,
 )
 from mlflow.exceptions import MlflowException
+from mlflow.prompt.constants import PROMPT_TEXT_TAG_KEY
 from mlflow.store.artifact.utils.models import _parse_model_uri
 from mlflow.store.entities.paged_list import PagedList
 from mlflow.store.model_registry import SEARCH_MODEL_VERSION_MAX_RESULTS_DEFAULT, SEARCH_MODEL_VERSION_MAX_RESULTS_THRESHOLD
@@ -35,6 +36,7 @@ from spark_tracking.store.base import attrs, drop_none, folded, invalid, not_fou
 from spark_tracking.store.registered_models import KIND as MODEL
 from spark_tracking.store.registered_models import VERSION as KIND
 from spark_tracking.store.registered_models import RegisteredModels
+from spark_tracking.store.unsupported import not_kept
 
 _LATEST = "latest"
 # the first MLflows of 3.x refuse 'latest' and 'v1' with the rest
@@ -70,6 +72,8 @@ class ModelVersions(RegisteredModels):
         _validate_model_name(name)
         for tag in tags or ():
             _validate_model_version_tag(tag.key, tag.value)
+            if tag.key == PROMPT_TEXT_TAG_KEY:
+                raise not_kept("register_prompt")  # MLflow's client takes back the model that it made for the prompt
         storage, run_id = self._resolve(source, run_id)
         if not run_id and model_id:
             run_id = self._logged_model(model_id).source_run_id

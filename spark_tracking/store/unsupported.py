@@ -79,15 +79,19 @@ def fill(store: type, base: type, inherited: frozenset[str], further: tuple[str,
             setattr(store, name, method)
 
 
-def _refusal(name: str) -> Method:
+def not_kept(name: str) -> MlflowException:
+    """The refusal of MLflow's method `name`: which feature a lake lacks, and what to use instead (501)."""
     matching = ((feature, advice) for pattern, feature, advice in _FEATURES if re.search(pattern, name))
     feature, instead = next(matching, (f"'{name}'", "use"))
     are = "are" if feature.endswith("s") else "is"
+    return MlflowNotImplementedException(
+        f"{feature} {are} not kept in a lake: '{name}' does nothing here. Instead, {instead} {_SQL_SERVER}."
+    )
 
+
+def _refusal(name: str) -> Method:
     def refuse(self: Any, *args: Any, **kwargs: Any) -> Any:
-        raise MlflowNotImplementedException(
-            f"{feature} {are} not kept in a lake: '{name}' does nothing here. Instead, {instead} {_SQL_SERVER}."
-        )
+        raise not_kept(name)
 
     return _named(name, refuse)
 

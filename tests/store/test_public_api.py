@@ -23,6 +23,8 @@ from mlflow.entities import ViewType
 from mlflow.exceptions import MlflowException
 from packaging.version import Version
 
+from spark_tracking.store import scorer_store
+
 FEATURES = pd.DataFrame({"a": np.arange(40.0), "b": np.arange(40.0) % 7})
 TARGET = (FEATURES["a"] > 20).astype(int)
 
@@ -91,6 +93,27 @@ def test_autolog_of_a_grid_search_leaves_a_run_for_each_candidate(on_lake: str) 
     assert list(children["params.C"]) == ["0.1", "1.0", "10.0", "100.0"]
     assert children["metrics.mean_test_score"].notna().all() and set(children["status"]) == {"FINISHED"}
     assert MlflowClient().get_run(run.info.run_id).data.metrics["best_cv_score"] == children["metrics.mean_test_score"].max()
+
+
+def test_a_prompt_is_refused_and_leaves_nothing(on_lake: str) -> None:
+    client = MlflowClient()
+    register = getattr(mlflow, "genai", mlflow).register_prompt
+    with pytest.raises(MlflowException, match="The prompt registry is not kept in a lake") as caught:
+        register("greeting", "Hello {{name}}")
+    assert caught.value.get_http_status_code() == 501
+    assert client.search_registered_models(filter_string="tags.`mlflow.prompt.is_prompt` = 'true'") == []
+    assert client.create_registered_model("greeting").name == "greeting"
+
+
+def test_scorers_are_quiet_to_list_and_refused_to_register(on_lake: str) -> None:
+    registry = pytest.importorskip("mlflow.genai.scorers.registry", reason="this MLflow has no registered scorers")
+    if not hasattr(registry, "MlflowTrackingStore"):
+        pytest.skip("this MLflow keeps registered scorers on Databricks only")
+    store = scorer_store(on_lake)
+    assert store.list_scorers("0") == []
+    with pytest.raises(MlflowException, match="Registered scorers are not kept in a lake") as caught:
+        store.register_scorer("0", mlflow.genai.scorer(lambda outputs: True, name="always"))
+    assert caught.value.get_http_status_code() == 501
 
 
 def test_artifacts_lie_below_the_lake_unless_the_experiment_says_otherwise(on_lake: str, tmp_path: Path) -> None:
@@ -179,6 +202,8 @@ def test_clients_work_over_http_with_proxied_artifacts(server: str) -> None:
 def test_errors_over_http_have_the_codes_of_sql(server: str) -> None:
     api = "/api/2.0/mlflow"
     assert call(server, f"{api}/runs/get?run_id=nope")[0] == 404
+    status, answer = call(server, f"{api}/runs/create", {})
+    assert (status, answer["error_code"]) == (400, "BAD_REQUEST")
     assert call(server, f"{api}/experiments/create", {"name": "twice"})[0] == 200
     status, answer = call(server, f"{api}/experiments/create", {"name": "twice"})
     assert (status, answer["error_code"]) == (400, "RESOURCE_ALREADY_EXISTS")

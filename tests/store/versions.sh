@@ -14,7 +14,7 @@ for version in $versions; do
     venv="$venvs/mlflow-$version"
     if [ ! -x "$venv/bin/pytest" ]; then
         "$python" -m venv "$venv"
-        "$venv/bin/pip" install --quiet "mlflow==$version" -e . deltalake==1.6.6 datafusion==55.0.0 'pandas<3' scikit-learn skops \
+        "$venv/bin/pip" install --quiet "mlflow==$version" -e . deltalake==1.6.6 datafusion==55.0.0 'pandas<3' 'sqlalchemy<2.1' scikit-learn skops \
             hypothesis pytest pytest-timeout
     fi
     echo "== mlflow $version"
