@@ -152,17 +152,25 @@ def maintain(path: str, dry_run: bool, as_json: bool, older_than_days: float | N
 @_path
 @click.option("--catalog", help="The catalog; default: the session's current one.")
 @click.option("--schema", default="mlflow", show_default=True, help="The schema (database) that takes the tables.")
-def register(path: str, catalog: str | None, schema: str) -> None:
-    """Print SQL that makes the lake's tables visible in a Spark catalog, as external Delta tables.
+@click.option("--execute", is_flag=True, help="Run it in a local Spark, whose catalog lies in the current folder (./metastore_db).")
+def register(path: str, catalog: str | None, schema: str, execute: bool) -> None:
+    """Print SQL that makes the lake's tables visible in a Spark catalog, as external Delta tables; or run it.
 
     \b
-    Example:
+    Examples:
       spark-tracking lake register ./lake --schema mlflow > register.sql && spark-sql -f register.sql
+      spark-tracking lake register ./lake --execute
     """
-    from spark_tracking.lake.tables import BY_NAME
+    from spark_tracking.jobs import register as job
 
-    root = Lake.open(path).uri.root.replace("'", "\\'")
-    home = ".".join(f"`{name.replace('`', '``')}`" for name in (catalog, schema) if name)
-    click.echo(f"CREATE SCHEMA IF NOT EXISTS {home};")
-    for name in BY_NAME:
-        click.echo(f"CREATE TABLE IF NOT EXISTS {home}.{name} USING DELTA LOCATION '{root}/{name}';")
+    if not execute:
+        click.echo("".join(f"{statement};\n" for statement in job.statements(path, catalog, schema)), nl=False)
+        return
+    from spark_tracking.jobs.session import local_spark
+
+    spark = local_spark("spark-tracking register", settings={"spark.sql.catalogImplementation": "hive"})
+    try:
+        for name in job.register(spark, path, catalog, schema):
+            click.echo(f"{name:<40}{spark.table(name).count():>12,} rows")
+    finally:
+        spark.stop()

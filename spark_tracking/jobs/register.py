@@ -1,0 +1,45 @@
+"""A lake's tables in a Spark catalog, as external Delta tables: by SQL that is printed, or run in a session."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from spark_tracking.callable_module import make_callable
+from spark_tracking.lake import Lake
+from spark_tracking.lake.tables import BY_NAME
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+
+def statements(lake: str, catalog: str | None = None, schema: str = "mlflow") -> list[str]:
+    """The SQL that makes the tables visible. Tables that are registered already stay.
+
+    Args:
+        lake: URI or folder.
+        catalog: default the session's current one.
+        schema: what takes the tables; it is made when there is none.
+    """
+    root = Lake.open(lake).uri.root.replace("\\", "\\\\").replace("'", "\\'")
+    home = ".".join(f"`{name.replace('`', '``')}`" for name in (catalog, schema) if name)
+    tables = [f"CREATE TABLE IF NOT EXISTS {home}.{name} USING DELTA LOCATION '{root}/{name}'" for name in BY_NAME]
+    return [f"CREATE SCHEMA IF NOT EXISTS {home}", *tables]
+
+
+def register(spark: SparkSession, lake: str, catalog: str | None = None, schema: str = "mlflow") -> list[str]:
+    """Run these statements; returns the tables' names.
+
+    The lake's tables are brought up to date first, as raw readers see what is in them.
+
+    Example:
+        >>> register(spark, "delta:///shared/lake", schema="mlflow")
+        ['mlflow.events', 'mlflow.run_metrics_history', …]
+        >>> spark.sql("SELECT status, count(*) FROM mlflow.runs_latest GROUP BY status").show()
+    """
+    Lake.open(lake).refresh()
+    for statement in statements(lake, catalog, schema):
+        spark.sql(statement)
+    return [".".join(part for part in (catalog, schema, name) if part) for name in BY_NAME]
+
+
+make_callable(__name__, register)  # as `jobs.register(…)`
