@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import logging
 import multiprocessing as mp
+import os
 import random
 import statistics
 import time
@@ -25,6 +26,7 @@ from _servers import memory_mb, mlflow_server, postgresql
 
 warnings.filterwarnings("ignore")
 logging.disable(logging.INFO)
+os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
 
 from mlflow import MlflowClient  # noqa: E402
 from mlflow.entities import Metric, Param, RunTag  # noqa: E402
