@@ -115,10 +115,9 @@ class MetricFold(NamedTuple):
     def merged(self, other: MetricFold) -> MetricFold:
         """Both folded into one."""
         low, high = self.minimum, self.maximum
-        if math.isnan(low) or other.minimum < low:
-            low = other.minimum
-        if math.isnan(high) or other.maximum > high:
-            high = other.maximum
+        if not math.isnan(other.minimum):  # one NaN is not another: what merges nothing new must stay the same object
+            low = other.minimum if math.isnan(low) else min(low, other.minimum)
+            high = other.maximum if math.isnan(high) else max(high, other.maximum)
         return MetricFold(low, high, other.latest if other.latest.beats(self.latest) else self.latest)
 
 
@@ -183,7 +182,7 @@ class Entity:
             return
         for point, value in points:
             old = self.points.get(point)
-            if old is None or math.isnan(old) or value > old:
+            if old is None or value > old or (math.isnan(old) and not math.isnan(value)):
                 self.points[point] = value
         if len(self.points) > MODEL_POINTS_KEPT:
             self._trim_points()

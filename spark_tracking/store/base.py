@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import BAD_REQUEST, INVALID_PARAMETER_VALUE, RESOURCE_DOES_NOT_EXIST
@@ -32,11 +32,14 @@ class LakeBacked:
 
     lake_uri: LakeUri
     artifact_root: str
+    _said_roots: ClassVar[dict[str, str]] = {}
+    """Lake to the artifact root that its tracking store was given: it holds also where the registry makes the lake."""
 
     @property
     def lake(self) -> Lake:
         """The process's lake; made where there is none yet."""
-        return Lake.open(self.lake_uri, create=True, artifact_root=self.artifact_root)
+        root = self._said_roots.get(self.lake_uri.root, self.artifact_root)
+        return Lake.open(self.lake_uri, create=True, artifact_root=root)
 
 
 def now() -> int:

@@ -45,6 +45,8 @@ class LakeTrackingStore(LoggedModels, AbstractStore):
         super().__init__()  # type: ignore[no-untyped-call]
         self.lake_uri = LakeUri.parse(store_uri)
         self.artifact_root = resolve_uri_if_local(artifact_uri) if artifact_uri else self.lake_uri.artifact_root
+        if artifact_uri:
+            self._said_roots[self.lake_uri.root] = self.artifact_root
 
 
 fill(LakeTrackingStore, AbstractStore, INHERITED, ("deprecated_start_trace_v2", "deprecated_end_trace_v2"))

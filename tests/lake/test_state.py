@@ -129,6 +129,15 @@ def test_state_survives_its_packing(history: list[tuple[str, Record]]) -> None:
 
 @given(histories())
 @settings(deadline=None, max_examples=60)
+def test_merging_what_is_there_already_changes_nothing_not_even_nan(history: list[tuple[str, Record]]) -> None:
+    for (kind, id), entity in folded(history).items():
+        both = entity.copy()
+        both.merge(Entity.unpack(kind, id, entity.pack()))  # another object for each NaN, as from a table
+        assert (both.fields, both.metrics, both.points) == (entity.fields, entity.metrics, entity.points)
+
+
+@given(histories())
+@settings(deadline=None, max_examples=60)
 def test_logs_fold_to_the_same_state_as_journals(history: list[tuple[str, Record]]) -> None:
     from_logs = Folding()
     fold_rows(from_logs, event_rows(history), metric_rows(history))

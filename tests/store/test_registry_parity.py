@@ -10,6 +10,9 @@ import pytest
 from mlflow.entities.model_registry import ModelVersionTag, RegisteredModelTag
 from packaging.version import Version
 
+from spark_tracking.store.registry import LakeRegistryStore
+from spark_tracking.store.tracking import LakeTrackingStore
+
 pytestmark = pytest.mark.skipif(Version(mlflow.__version__) < Version("3.17"), reason="the oracle is the newest MLflow's SQL store")
 Script = Callable[[Any], None]
 PROMPT = "mlflow.prompt.is_prompt"
@@ -221,3 +224,8 @@ def test_versions_are_copied_between_models(on_both: Callable[[Script], None]) -
         s.get_registered_model("to")
 
     on_both(script)
+
+
+def test_a_lake_made_by_the_registry_has_the_said_artifact_root(store: LakeTrackingStore, registry: LakeRegistryStore) -> None:
+    registry.create_registered_model("wine")
+    assert store.get_experiment("0").artifact_location == "file:///artifacts/0"
