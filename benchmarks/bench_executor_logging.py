@@ -140,11 +140,11 @@ def main() -> None:
         first, again = start_seconds(folder / "root")
     rows = [
         Row("points logged from 2 workers, to a server on SQLite", peer, own, "points/s", ">= 20x", higher_is_better=True),
-        Row("points not there exactly once, each task failed once", 0, wrong, "points", "0"),
         Row("init script, nothing to install: first start (peer column: limit)", 2.0, first, "s", "< 2 s"),
         Row("init script, nothing to install: median of 10 more", 2.0, again, "s", "< 2 s"),
     ]
     show("executor logging: naive mlflow.log_metric against executor_run", rows)
+    print(f"points not on the server exactly once, where each task failed once: {wrong} of {2 * OUR_POINTS}")
     assert not wrong
 
 

@@ -18,7 +18,8 @@ Settings, from the environment:
   SPARK_TRACKING_AZURE_*       SUBSCRIPTION, RESOURCE_GROUP, WORKSPACE, REGION, or CONFIG: instead of the URI
   SPARK_TRACKING_REGISTRY_URI  the model registry, if it is another server
   SPARK_TRACKING_EXPERIMENT    the experiment of processes that name none: may hold {user} {job} {notebook} {cluster}
-  SPARK_TRACKING_PACKAGE       what to install: a requirement, or a wheel's path (its folder may hold what it needs)
+  SPARK_TRACKING_PACKAGE       what to install: a requirement, or a wheel's path (its folder may hold what it needs);
+                               [s3], [abfss], [gs] or [azure] behind either adds what such a destination needs
   SPARK_TRACKING_PYTHON        the Python to install into, if not the platform's own
   SPARK_TRACKING_STRICT        true: wrong settings fail the start; false (default): tracking stays as it was
   SPARK_TRACKING_INIT_ROOT     a folder to take for /, for a trial run
@@ -145,7 +146,7 @@ installed_version() {
 # Which version SPARK_TRACKING_PACKAGE asks for, where its text tells.
 wanted_version() {
   case ${SPARK_TRACKING_PACKAGE:-} in
-    *.whl) basename "$SPARK_TRACKING_PACKAGE" | cut -d- -f2 ;;
+    *.whl | *.whl\[*) basename "$SPARK_TRACKING_PACKAGE" | cut -d- -f2 ;;
     *==*) printf '%s\n' "${SPARK_TRACKING_PACKAGE##*==}" ;;
     *) ;;
   esac
@@ -156,8 +157,9 @@ must_install() {
   local have want
   have=$(installed_version)
   want=$(wanted_version)
-  case $SPARK_TRACKING_PACKAGE in
-    *'[azure]'*) [ -n "$(installed_version azureml-mlflow)" ] || return 0 ;;
+  case $SPARK_TRACKING_PACKAGE in # an extra may be missing where the package is there
+    *\[*azure*\]*) [ -n "$(installed_version azureml-mlflow)" ] || return 0 ;;
+    *\[*s3*\]* | *\[*abfss*\]* | *\[*gs*\]*) [ -n "$(installed_version obstore)" ] || return 0 ;;
   esac
   [ -z "$have" ] || { [ -n "$want" ] && [ "$have" != "$want" ]; }
 }
@@ -178,15 +180,17 @@ pip_install() {
 }
 
 install_package() {
-  local package=$SPARK_TRACKING_PACKAGE
+  local package=$SPARK_TRACKING_PACKAGE file
   constraints >"$scratch/keep.txt"
   case $package in
-    */*.whl | *.whl)
-      if [ ! -r "$package" ]; then
-        problem="SPARK_TRACKING_PACKAGE='$package' cannot be read from this node"
+    *://*) pip_install "$package" && return ;;
+    *.whl | *.whl\[*)
+      file=${package%%\[*}
+      if [ ! -r "$file" ]; then
+        problem="SPARK_TRACKING_PACKAGE='$file' cannot be read from this node"
         return 1
       fi
-      pip_install --no-index --find-links "$(dirname "$package")" "$package" || pip_install "$package" && return
+      pip_install --no-index --find-links "$(dirname "$file")" "$package" || pip_install "$package" && return
       ;;
     *) pip_install "$package" && return ;;
   esac

@@ -91,7 +91,7 @@ AZURE_REGION = Setting("SPARK_TRACKING_AZURE_REGION", "", str, "the region of an
 AZURE_CONFIG = Setting(
     "SPARK_TRACKING_AZURE_CONFIG", "", str, "the path of an Azure ML workspace's config.json, instead of the three before"
 )
-PACKAGE = Setting("SPARK_TRACKING_PACKAGE", "", str, "what the init script installs: a requirement, or the path of a wheel")
+PACKAGE = Setting("SPARK_TRACKING_PACKAGE", "", str, "what the init script installs: a requirement, or a wheel's path, with extras")
 PYTHON = Setting("SPARK_TRACKING_PYTHON", "", str, "the Python that the init script installs into, where it is not the platform's own")
 STRICT = Setting(
     "SPARK_TRACKING_STRICT", False, _flag, "whether wrong settings fail the cluster's start instead of leaving tracking as it was"

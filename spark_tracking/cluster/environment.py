@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib.util import find_spec
 
 from spark_tracking import config
 from spark_tracking.cluster.unattended import never_prompt
@@ -27,7 +28,7 @@ def resolve(environ: Mapping[str, str] | None = None) -> Plan:
     Raises:
         InvalidSetting: a setting is missing, wrong or contradicts another.
         InvalidUri: a lake's URI does not parse.
-        InvalidState: the destination's plug-in is missing or goes not with this MLflow.
+        InvalidState: what the destination needs is not installed, or its plug-in goes not with this MLflow.
         Unavailable: Azure could not be asked for the region.
 
     Example:
@@ -39,6 +40,14 @@ def resolve(environ: Mapping[str, str] | None = None) -> Plan:
         from spark_tracking.cluster.azureml import check_plugin
 
         check_plugin()
+    extra = plan.destination.uri.partition("://")[0].removeprefix("delta+")
+    if extra in ("s3", "abfss", "gs") and find_spec("obstore") is None:
+        from spark_tracking.errors import InvalidState  # only here: it imports MLflow, which takes seconds
+
+        raise InvalidState(
+            f"A lake on {extra}:// needs the package obstore. Put [{extra}] behind {config.PACKAGE.name}: 'spark-tracking[{extra}]', "
+            f"or a wheel's path with [{extra}]."
+        )
     return plan
 
 

@@ -124,9 +124,10 @@ def _settled(settings: Settings) -> dict[str, str]:
 def _libraries(settings: Settings) -> list[dict[str, Any]]:
     """The package as a cluster library, so that it shows in the cluster's page; the init script has installed it before."""
     package = settings.variables.get(config.PACKAGE.name, "")
-    if not package:
-        return []
-    return [{"whl": package}] if package.endswith(".whl") else [{"pypi": {"package": package}}]
+    file = package.partition("[")[0]  # the script has installed its extras; Databricks takes a plain path
+    if file.endswith(".whl"):
+        return [{"whl": file}]
+    return [{"pypi": {"package": package}}] if package else []
 
 
 def _script_place(path: str) -> tuple[str, str]:

@@ -37,7 +37,7 @@ def use(
         tracking_uri: the server that this process tracks to from here on; default what it tracks to already, or the settings'. May
             be a database's, password included. (To read another server once, use the option `tracking_uri`.)
         experiment_id: what `format("mlflow-experiment").load()` reads; default the active experiment.
-        experiment: the experiment of runs that name none; may hold `{user}`, `{job}`, `{notebook}`, `{cluster}`.
+        experiment: the experiment of runs that name none, made where it is missing; may hold `{user}`, `{job}`, `{notebook}`, `{cluster}`.
         registry_uri: the model registry, where it is not the tracking server.
 
     Raises:
@@ -56,7 +56,9 @@ def use(
     unset = tracking._tracking_uri is None and not config.CONFIGURED.get()
     if tracking_uri or experiment or registry_uri or (unset and any(place.get() for place in _PLACES)):
         _set_up(tracking_uri, experiment, registry_uri)
-    register(spark, tracking_uri, _provided_experiment() if experiment_id is None else experiment_id)
+    if experiment_id is None:
+        experiment_id = _provided_experiment(create=bool(experiment))
+    register(spark, tracking_uri, experiment_id)
 
 
 def _set_up(uri: str | None, experiment: str | None, registry_uri: str | None) -> None:
@@ -83,13 +85,15 @@ def _set_up(uri: str | None, experiment: str | None, registry_uri: str | None) -
     mlflow.set_registry_uri(registry_uri)  # type: ignore[arg-type]  # None: the tracking server's
 
 
-def _provided_experiment() -> str | None:
-    """The id of the experiment that our provider gives this process, if neither code nor MLflow's variables name one and it is there."""
+def _provided_experiment(create: bool) -> str | None:
+    """The id of the experiment that our provider gives this process, if neither code nor MLflow's variables name one."""
     import mlflow
     from mlflow.tracking import fluent
 
     if fluent._active_experiment_id or os.environ.get("MLFLOW_EXPERIMENT_ID") or os.environ.get("MLFLOW_EXPERIMENT_NAME"):
         return None
     name = experiments.experiment_name() if mlflow.is_tracking_uri_set() else None
+    if name and create:
+        return experiments.get_or_create(mlflow.MlflowClient(), name)
     found = mlflow.get_experiment_by_name(name) if name else None
     return str(found.experiment_id) if found else None

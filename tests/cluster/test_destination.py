@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from spark_tracking.cluster import environment
 from spark_tracking.destination import FIELDS, Destination, azureml_uri, check_experiment, map_experiment, resolve
-from spark_tracking.errors import InvalidInput, InvalidSetting
+from spark_tracking.errors import InvalidInput, InvalidSetting, InvalidState
 
 SUBSCRIPTION = "0f1e2d3c-0000-4000-8000-00000000abcd"
 AZUREML = azureml_uri(SUBSCRIPTION, "rg", "ws-1", "West Europe")
@@ -236,6 +236,15 @@ def test_the_check_imports_neither_mlflow_nor_deltalake_when_all_is_right() -> N
     environ = {**os.environ, "SPARK_TRACKING_URI": "delta:///shared/lake"}
     done = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("uri", ["delta+s3://b/lake", "delta+abfss://c@a.dfs.core.windows.net/lake"])
+def test_a_lake_on_an_object_store_needs_its_extra(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    environment.resolve({"SPARK_TRACKING_URI": uri})
+    monkeypatch.setattr(environment, "find_spec", lambda name: None)
+    with pytest.raises(InvalidState, match=r"spark-tracking\[(s3|abfss)\]"):
+        environment.resolve({"SPARK_TRACKING_URI": uri})
+    environment.resolve({"SPARK_TRACKING_URI": "delta:///shared/lake"})
 
 
 def test_apply_sets_this_process_as_a_start_would() -> None:

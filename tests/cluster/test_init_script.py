@@ -40,12 +40,13 @@ def test_the_script_is_clean_to_shellcheck() -> None:
 
 
 @pytest.mark.slow
-def test_a_wheel_is_installed_without_any_network_and_a_second_start_installs_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("extra", ["", "[s3]"])
+def test_a_wheel_is_installed_without_any_network_and_a_second_start_installs_nothing(tmp_path: Path, extra: str) -> None:
     environ = {
         **os.environ,
         "SPARK_TRACKING_INIT_ROOT": str(tmp_path / "root"),
         "SPARK_TRACKING_PYTHON": node_with_runtime(tmp_path),
-        "SPARK_TRACKING_PACKAGE": str(wheel_of_this_checkout(tmp_path / "volume")),
+        "SPARK_TRACKING_PACKAGE": f"{wheel_of_this_checkout(tmp_path / 'volume')}{extra}",
         "SPARK_TRACKING_URI": "http://mlflow.example.com",
         "PIP_INDEX_URL": "http://127.0.0.1:9/simple",  # nothing listens there
     }

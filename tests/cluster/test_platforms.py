@@ -77,6 +77,13 @@ def test_the_policy_admits_runtimes_with_spark_4_only(version: str, allowed: boo
     assert bool(re.fullmatch(definition["spark_version"]["pattern"], version)) is allowed
 
 
+def test_a_wheel_with_an_extra_is_a_library_without_it() -> None:
+    with_extra = Settings({**SETTINGS.variables, "SPARK_TRACKING_PACKAGE": f"{WHEEL}[abfss]"}, {}, SCRIPT)
+    request = databricks_policy(with_extra)
+    assert request["libraries"] == [{"whl": WHEEL}]
+    assert json.loads(request["definition"])["spark_env_vars.SPARK_TRACKING_PACKAGE"]["value"] == f"{WHEEL}[abfss]"
+
+
 def test_a_job_cluster_says_the_same_as_the_policy() -> None:
     job, definition = databricks_cluster(SETTINGS), json.loads(databricks_policy(SETTINGS)["definition"])
     values = {path.removeprefix("spark_env_vars."): rule["value"] for path, rule in definition.items() if path.startswith("spark_env")}

@@ -203,6 +203,14 @@ tree() { (cd "$ROOT" && find . -type f -exec sh -c 'for f; do printf "%s %s %s\n
   seen_by_daemon | grep -q 'SPARK_TRACKING_PROBLEM=.*cannot be read'
 }
 
+@test "a wheel with an extra and a version that is there already: nothing is installed; an extra that is missing is" {
+  version=$("$SPARK_TRACKING_PYTHON" -c 'from importlib.metadata import version; print(version("spark-tracking"))')
+  SPARK_TRACKING_PACKAGE="/nowhere/spark_tracking-$version-py3-none-any.whl[s3]" run "$SCRIPT"
+  [[ "$output" != *installing* ]]
+  SPARK_TRACKING_PACKAGE="/nowhere/spark_tracking-$version-py3-none-any.whl[azure]" run "$SCRIPT"
+  [[ "$output" == *"'/nowhere/spark_tracking-$version-py3-none-any.whl' cannot be read from this node"* ]]
+}
+
 @test "no package and none to install: said with what to set" {
   "$SPARK_TRACKING_PYTHON" -m venv --without-pip "$BATS_TEST_TMPDIR/bare"
   SPARK_TRACKING_PYTHON=$BATS_TEST_TMPDIR/bare/bin/python run "$SCRIPT"
