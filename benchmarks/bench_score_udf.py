@@ -58,8 +58,9 @@ def compare(spark: SparkSession, df: DataFrame, model: str, title: str, reach: s
     """Medians of both, alternating, after one warm round."""
     theirs, mine = mlflow.pyfunc.spark_udf(spark, model), score_udf(spark, model)
     taken = [(seconds(df, theirs), seconds(df, mine)) for _ in range(1 + ROUNDS)]
-    print(f"{title}: cold {taken[0][0]:.1f} s (peer), {taken[0][1]:.1f} s (ours)", flush=True)
-    return Row(title, statistics.median(pair[0] for pair in taken[1:]), statistics.median(pair[1] for pair in taken[1:]), "s", reach)
+    peer, ours = (statistics.median(times[1:]) for times in zip(*taken, strict=True))
+    print(f"{title}: cold {taken[0][0]:.1f} s (peer), {taken[0][1]:.1f} s (ours); warm {peer:.2f}, {ours:.2f} s", flush=True)
+    return Row(title, peer, ours, "s", reach)
 
 
 def main() -> None:

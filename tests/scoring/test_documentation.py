@@ -26,6 +26,7 @@ def test_the_examples_of_the_reference_page(spark: SparkSession, registry: mlflo
     assert [commit.facts["model_version"] for commit in space["history"](str(tmp_path / "nightly"))] == ["1"]
 
 
+@pytest.mark.slow
 def test_the_notebook_trains_by_grid_search_registers_scores_and_looks(
     spark: SparkSession, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
