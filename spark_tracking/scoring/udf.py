@@ -183,7 +183,7 @@ def _callable(function: Any, model: ResolvedModel, plan: Plan) -> Callable[..., 
             raise InvalidInput("Pass the model's inputs either by position or by name, not both.")
         if 1 < len(columns) < plan.required:  # one may be a struct
             raise InvalidInput(
-                f"The model {model.label} needs {plan.required} columns ({', '.join(plan.names or ())}) but got {len(columns)}. Name them all."
+                f"The model {model.label} needs {plan.required} columns ({', '.join(plan.names or ())}) but got {len(columns)}.."
             )
         if by_name:
             fields = [functions.col(column) if isinstance(column, str) else column for column in by_name.values()]
