@@ -55,7 +55,10 @@ def use(
 
     unset = tracking._tracking_uri is None and not config.CONFIGURED.get()
     if tracking_uri or experiment or registry_uri or (unset and any(place.get() for place in _PLACES)):
+        before = tracking.get_tracking_uri()
         _set_up(tracking_uri, experiment, registry_uri)
+        if experiment or _absolute(before) != tracking.get_tracking_uri():
+            _forget_experiment()
     if experiment_id is None:
         experiment_id = _provided_experiment(create=bool(experiment))
     register(spark, tracking_uri, experiment_id)
@@ -72,7 +75,7 @@ def _set_up(uri: str | None, experiment: str | None, registry_uri: str | None) -
         for place in _PLACES:
             settings.pop(place.name, None)
         uri = uri or active_tracking_uri()
-        uri = settings[config.URI.name] = str(LakeUri.parse(uri)) if is_lake_uri(uri) else uri
+        uri = settings[config.URI.name] = _absolute(uri)
     settings |= {name: text for name, text in ((config.EXPERIMENT.name, experiment), (config.REGISTRY_URI.name, registry_uri)) if text}
     if uri is None or is_lake_uri(uri) or uri.split(":")[0].lower() in _CLUSTERS:
         environment.apply(settings)
@@ -83,6 +86,19 @@ def _set_up(uri: str | None, experiment: str | None, registry_uri: str | None) -
         os.environ[config.EXPERIMENT.name] = experiment
     tracking.set_tracking_uri(uri)
     mlflow.set_registry_uri(registry_uri)  # type: ignore[arg-type]  # None: the tracking server's
+
+
+def _absolute(uri: str) -> str:
+    return str(LakeUri.parse(uri)) if is_lake_uri(uri) else uri
+
+
+def _forget_experiment() -> None:
+    """What `mlflow.set_experiment` chose was an id of the server before."""
+    from mlflow.tracking import fluent
+
+    if fluent._active_experiment_id and os.environ.get("MLFLOW_EXPERIMENT_ID") == fluent._active_experiment_id:
+        del os.environ["MLFLOW_EXPERIMENT_ID"]  # set_experiment has set it, for subprocesses
+    fluent._active_experiment_id = None
 
 
 def _provided_experiment(create: bool) -> str | None:

@@ -14,7 +14,7 @@ from textwrap import dedent
 import mlflow
 import pytest
 
-from .fake_azure import LIFE, PRINCIPAL, TRACKING_URI, Azure, running
+from .fake_azure import LIFE, PRINCIPAL, TRACKING_URI, WORKSPACE, Azure, running
 from .test_init_script import SCRIPT, node_with_runtime, wheel_of_this_checkout
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -93,12 +93,10 @@ def azure(tmp_path: Path, server: str) -> Iterator[tuple[Azure, dict[str, str]]]
 
 def start(python: str, root: Path, environ: dict[str, str]) -> subprocess.CompletedProcess[str]:
     """The cluster's start, for which the region is found by one call."""
-    names = {"SUBSCRIPTION": 2, "RESOURCE_GROUP": 4, "WORKSPACE": 8}
-    parts = TRACKING_URI.partition("v1.0")[2].split("/")
-    settings = {f"SPARK_TRACKING_AZURE_{name}": parts[place] for name, place in names.items()}
+    names = ("SUBSCRIPTION", "RESOURCE_GROUP", "WORKSPACE")
+    settings = {f"SPARK_TRACKING_AZURE_{name}": part for name, part in zip(names, WORKSPACE, strict=True)}
     settings |= {"SPARK_TRACKING_INIT_ROOT": str(root), "SPARK_TRACKING_PYTHON": python, "SPARK_TRACKING_EXPERIMENT": "the/{job}"}
-    command = [SCRIPT]
-    return subprocess.run(command, env={**environ, **settings}, capture_output=True, text=True, check=False, timeout=120)
+    return subprocess.run([SCRIPT], env={**environ, **settings}, capture_output=True, text=True, check=False, timeout=120)
 
 
 def run(python: str, root: Path, environ: dict[str, str], job: str) -> subprocess.CompletedProcess[str]:

@@ -109,6 +109,23 @@ def test_a_second_call_leaves_nothing_of_the_first_server(spark: SparkSession, t
         assert (mlflow.get_tracking_uri(), mlflow.get_registry_uri(), os.environ["MLFLOW_REGISTRY_URI"]) == (uri, uri, uri)
 
 
+def test_an_experiment_that_was_chosen_on_another_server_or_before_one_is_named_is_forgotten(
+    spark: SparkSession, tmp_path: Path, unset: None
+) -> None:
+    one, two = f"delta://{tmp_path}/one", f"delta://{tmp_path}/two"
+    mlflow.set_tracking_uri(one)
+    chosen = mlflow.set_experiment("chosen").experiment_id
+    mlflow.MlflowClient(two).search_experiments()
+    st.use(spark, one)
+    assert mlflow.tracking.fluent._get_experiment_id() == chosen
+    st.use(spark, one, experiment="named")
+    assert mlflow.get_experiment(mlflow.tracking.fluent._get_experiment_id()).name == "named"
+    mlflow.set_experiment("chosen")
+    del os.environ["SPARK_TRACKING_EXPERIMENT"]
+    st.use(spark, two)
+    assert mlflow.get_experiment(mlflow.tracking.fluent._get_experiment_id()).name != "chosen"
+
+
 @pytest.mark.parametrize(
     ("uri", "options", "reason"),
     [
