@@ -73,6 +73,11 @@ class Bookmarks:
         self._learned.pop((kind, id), None)
         self._pending.append((kind, id, b"", None, b""))
 
+    def clear(self) -> None:
+        """Look at nothing that is remembered, in this sync."""
+        self._rows.clear()
+        self._learned.clear()
+
     def save(self) -> None:
         """Write what was put; no file when there is nothing."""
         if self._storage is None:

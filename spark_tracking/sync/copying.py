@@ -43,6 +43,18 @@ class Copying(ABC):
     def _copy_together(self, rows: list[Row]) -> None:
         """Copy some runs; where that fails for several, each is tried alone."""
 
+    def _unchanged(self, state: bytes | None) -> bool:
+        """Whether the source is as it was when all that is asked for now was last copied, so that nothing need be listed."""
+        if state is None or self._wanted.verify or not self._same("state", self._wanted.key, state):
+            return False
+        for kind, tally in self.result.things.items():
+            tally.seen = len(self._marks.ids(kind))
+        return True
+
+    def _note_state(self, state: bytes | None) -> None:
+        if state is not None and self.result.ok and not self._wanted.dry_run and not self._same("state", self._wanted.key, state):
+            self._marks.put("state", self._wanted.key, Bookmark(state, None, b""))
+
     def _listed_experiments(self) -> list[Row]:
         """The experiments that were asked for.
 

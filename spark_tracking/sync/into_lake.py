@@ -38,6 +38,18 @@ class IntoLake(Copying):
     def sync(self) -> SyncResult:
         """Do it."""
         begin = time.monotonic()
+        state = self._source.state()
+        if not self._unchanged(state):
+            self._copy()
+            self._note_state(state)
+        if self._lake is not None and not self._wanted.dry_run:
+            self._marks.tidy()
+            if self.result.wrote:
+                self._lake.settle()
+        self.result.seconds = time.monotonic() - begin
+        return self.result
+
+    def _copy(self) -> None:
         rows = self._copy_experiments()
         if rows:
             ids = tuple(row["experiment_id"] for row in rows)
@@ -46,12 +58,6 @@ class IntoLake(Copying):
             self._copy_models(changed_models)
         if self._wanted.models != "none":
             Registry(self._lake, self._source, self._marks, self._wanted, self.result).sync()
-        if self._lake is not None and not self._wanted.dry_run:
-            self._marks.tidy()
-            if self.result.wrote:
-                self._lake.settle()
-        self.result.seconds = time.monotonic() - begin
-        return self.result
 
     # -- experiments --------------------------------------------------------------------------------------------
 

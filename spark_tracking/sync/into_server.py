@@ -72,9 +72,10 @@ class IntoServer(Copying):
         return self.result
 
     def _do(self) -> None:
+        state = self._source.state()
         deleted = self._copy_experiments()
         ids = tuple(self._experiments)
-        if ids:
+        if ids and not self._unchanged(state):
             models = self._list_models(ids)
             with tempfile.TemporaryFile() as spool:
                 self._make_runs(self._spooled(self._changed_runs(ids), spool))
@@ -85,6 +86,7 @@ class IntoServer(Copying):
             self._give_parents()
         if self._wanted.models != "none":
             ServerRegistry(self._server, self._source, self._marks, self._wanted, self.result, self.copy_of).sync()
+        self._note_state(state)
         for id in deleted | self._reopened:
             self._server.send("experiments/delete", {"experiment_id": id})
 
@@ -112,6 +114,9 @@ class IntoServer(Copying):
         there = {row["experiment_id"]: row for batch in self._server.source.rows("experiments_latest") for row in batch.to_pylist()}
         mine = {dict(row["tags"] or ()).get(ORIGIN): id for id, row in there.items()}
         names = {row["name"]: id for id, row in there.items()}
+        known_before = self._marks.ids("experiment") & {row["experiment_id"] for row in rows}
+        if any(self._origin(id) not in mine for id in known_before):
+            self._marks.clear()  # the target was set up anew, or lost things for good: its tags say what it has
         deleted: set[str] = set()
         tally = self.result.things["experiment"]
         tally.seen = len(rows)

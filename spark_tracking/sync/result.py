@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from hashlib import blake2b
 from typing import Any
 
 KINDS = ("experiment", "run", "logged_model", "registered_model", "model_version")
@@ -31,6 +32,11 @@ class Wanted:
     artifacts: str = "reference"
     verify: bool = False
     dry_run: bool = False
+
+    @property
+    def key(self) -> str:
+        """Names what was asked for: the same for the same."""
+        return blake2b(repr(replace(self, verify=False)).encode(), digest_size=8).hexdigest()
 
     @property
     def is_part(self) -> bool:

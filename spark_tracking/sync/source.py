@@ -14,9 +14,12 @@ from urllib.parse import urlsplit
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from deltalake import DeltaTable
+from deltalake.exceptions import DeltaError
 
+from spark_tracking.errors import LakeReadOnly
 from spark_tracking.lake import Lake
-from spark_tracking.lake.system_tables import SystemTables
+from spark_tracking.lake.system_tables import NAMES, SystemTables
 from spark_tracking.readers.base import Reader
 from spark_tracking.readers.folder import FolderReader
 from spark_tracking.readers.lake import LakeReader
@@ -28,6 +31,7 @@ from spark_tracking.readers.sql import Database
 from spark_tracking.readers.system_tables import SystemTablesReader
 from spark_tracking.search import one_of
 from spark_tracking.sync import histories
+from spark_tracking.sync.fingerprint import DIGEST_BYTES
 from spark_tracking.sync.registers import Row
 from spark_tracking.uri import LakeUri, is_lake_uri, redact
 
@@ -83,6 +87,20 @@ class Source:
         query = Query("runs_latest", experiment_ids, filter=filter, view_type="all", ordered=False)
         for batch in self.reader.read(query, Range(low or 0, None if high is None else high + 1)):
             yield from batch.to_pylist()
+
+    def state(self) -> bytes | None:
+        """What is the same as long as nothing has changed; None where that cannot be told without looking at all."""
+        if self._kind not in ("lake", "tables"):
+            return None
+        root = LakeUri.parse(self.uri).root
+        try:
+            if self._kind == "lake":
+                Lake.open(self.uri).flush()
+            names = ("events", "run_metrics_history") if self._kind == "lake" else NAMES
+            versions = [str(DeltaTable(f"{root}/{name}").version()) for name in names]
+        except (LakeReadOnly, DeltaError):
+            return None
+        return blake2b("/".join(versions).encode(), digest_size=DIGEST_BYTES).digest()
 
     def run_count(self, experiment_ids: tuple[str, ...]) -> int | None:
         """How many runs some experiments have; None where asking is listing."""

@@ -104,4 +104,21 @@ def test_a_lake_into_another_lake(database: str, lake_uri: str, tmp_path) -> Non
     sync(database, lake_uri)
     assert sync(lake_uri, second).ok
     assert shown(second) == shown(database)
+    again = sync(lake_uri, second)
+    assert (again.wrote, again.things["run"].seen, again.things["model_version"].seen) == (0, 6, 2)
+    run = MlflowClient(lake_uri).search_runs(["1"])[0].info.run_id
+    MlflowClient(lake_uri).set_tag(run, "late", "yes")
+    assert sync(lake_uri, second).wrote == 1
+    assert shown(second) == shown(lake_uri)
+
+
+def test_an_unchanged_lake_is_neither_listed_nor_written(database: str, lake_uri: str, tmp_path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    from spark_tracking.sync.source import Source
+
+    second = f"delta://{tmp_path / 'second'}"
+    sync(database, lake_uri)
+    sync(lake_uri, second)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
+    monkeypatch.setattr(Source, "rows", None)
     assert sync(lake_uri, second).wrote == 0
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()} == before

@@ -98,6 +98,19 @@ def test_without_bookmarks_the_tags_of_the_target_say_what_is_there(database: st
     assert sync(database, empty).wrote == 0
 
 
+def test_a_target_that_lost_an_experiment_for_good_gets_it_again(family: Any, lake_uri: str, tmp_path: Path, target: str) -> None:
+    _, name, _ = family
+    options: dict[str, Any] = {"experiments": [name], "models": "none"}
+    assert sync(lake_uri, target, **options).things["run"].new == 3
+    theirs = MlflowClient(target)
+    experiment = theirs.get_experiment_by_name(name)
+    assert experiment is not None
+    theirs.delete_experiment_tag(experiment.experiment_id, servers.ORIGIN)  # as if it had gone: nothing there is known to be a copy
+    theirs.rename_experiment(experiment.experiment_id, f"{name} lost")
+    assert sync(lake_uri, target, **options).things["run"].new == 3
+    assert len(runs_of(target, name)) == 3
+
+
 def test_a_parent_that_comes_later_is_given_to_its_children(family: Any, lake_uri: str, target: str) -> None:
     _, name, _ = family
     assert sync(lake_uri, target, filter="attributes.run_name != 'run 0'", experiments=[name], models="none").ok
