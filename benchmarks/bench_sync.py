@@ -4,7 +4,7 @@
 
 mlflow-export-import copies by writing each run to files and logging them again; it copies a part (`--peer-runs`), and runs a second are
 compared: its time is the same for each run. It wants other versions than ours: `--peer-python` names the Python of an environment with
-`pip install mlflow-export-import mlflow`. Its target is an `mlflow server` on SQLite, since it writes by MLflow's API.
+`pip install mlflow-export-import mlflow tabulate`. Its target is an `mlflow server` on SQLite, since it writes by MLflow's API.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ nothing. Without the files a sync is slow, not wrong.
 
 from __future__ import annotations
 
+import threading
 import time
 import uuid
 from pathlib import Path
@@ -36,6 +37,7 @@ class Bookmarks:
         self._folder = f"_sync/{source}"
         self._storage = None if root is None else storage.of(root)
         self._pending: list[tuple[str, str, bytes, int | None, bytes]] = []
+        self._lock = threading.RLock()
         self._learned: dict[tuple[str, str], Bookmark] = {}
         self._files = self._listed()
         self._rows, self._table = self._load()
@@ -64,9 +66,10 @@ class Bookmarks:
 
     def put(self, kind: str, id: str, bookmark: Bookmark) -> None:
         """Remember that a thing was copied; `save` makes it last."""
-        self._pending.append((kind, id, *bookmark))
-        if len(self._pending) >= ROWS_PER_FILE:
-            self.save()
+        with self._lock:
+            self._pending.append((kind, id, *bookmark))
+            if len(self._pending) >= ROWS_PER_FILE:
+                self.save()
 
     def drop(self, kind: str, id: str) -> None:
         """Forget a thing that is gone."""
@@ -80,12 +83,10 @@ class Bookmarks:
 
     def save(self) -> None:
         """Write what was put; no file when there is nothing."""
-        if self._storage is None:
-            self._pending = []
-        if not self._pending or self._storage is None:
-            return
-        self._files.append(self._write(_table(self._pending)))
-        self._pending = []
+        with self._lock:
+            pending, self._pending = self._pending, []
+            if pending and self._storage is not None:
+                self._files.append(self._write(_table(pending)))
 
     def tidy(self) -> None:
         """Merge the files that this sync knows of once there are many. What another sync added meanwhile stays."""

@@ -137,6 +137,8 @@ class Server:
                     if isinstance(error, InvalidInput) and "already exists" not in str(error):
                         return False  # a registry that does not take such names
                     continue
+                except PermissionRefused:
+                    return False
             if model.get("description") == owner:
                 return True
             sign = str((model.get("description"), model.get("tags")))
