@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from tests.lake.object_store.emulators import Emulator, start_s3
 
-CALLS = 20
+CALLS = 8
 
 
 def main(delay_ms: float = 15.0) -> None:
@@ -29,7 +29,7 @@ def main(delay_ms: float = 15.0) -> None:
     try:
         os.environ.update(emulator.environment)
         print(f"{'work':<66}{'calls/s':>10}{'p50 ms':>10}{'p99 ms':>10}{'requests a call':>18}")
-        for processes, threads in ((1, 1), (1, 16), (16, 1)):
+        for processes, threads in ((1, 1), (1, 16), (4, 1), (16, 1)):
             measure(emulator, processes, threads)
     finally:
         emulator.stop()
