@@ -89,6 +89,9 @@ class ForkedLake(Lake):
             time.sleep(0.005)
         raise LakeError(f"Other processes changed names {COMMIT_ATTEMPTS} times in a row; try again later.")
 
+    def purge(self, kind: str, ids: Collection[str]) -> None:
+        self._ask("purge", kind, list(ids))
+
     def settle(self, wait: bool = True) -> None:
         if wait:
             self._ask("settle")
@@ -156,6 +159,7 @@ _CALLS: dict[str, Callable[..., Any]] = {
     "names": lambda lake: lake.names_number(),
     "commit": lambda lake, number, events: lake.try_commit(number, [Event(*event) for event in events]),
     "write": lambda lake, events, blocks: lake.write([Event(*e) for e in events], [PackedBlock(*b).unpack() for b in blocks]),
+    "purge": lambda lake, kind, ids: lake.purge(kind, ids),
     "settle": lambda lake: lake.settle(),
 }
 

@@ -379,8 +379,11 @@ class Lake:
         return removed
 
     def purge(self, kind: str, ids: Collection[str]) -> None:
-        """Delete for good: readers never see them again, their names are free, `drop_purged` takes their rows."""
-        self.commit(lambda: [Event(kind, id, "purge", "", None) for id in ids])
+        """Delete for good, a run's metrics of models included: nobody sees them again, `drop_purged` takes their rows."""
+        whole = [Event(kind, id, "purge", "", None) for id in ids]
+        runs = ids if kind == "run" else ()
+        measured = self._view.models_measured_by
+        self.commit(lambda: whole + [Event("logged_model", model, "purged_run", run, "") for model, run in measured(runs)])
 
     def drop_purged(self) -> int:
         """Take the rows of purged things out of the logs; returns how many went."""

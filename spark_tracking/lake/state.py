@@ -22,6 +22,7 @@ Registers of a kind (`value` is text; None removes; times are milliseconds since
         attr            created, updated, deleted, experiment_id, name, model_type, source_run_id, status,
                         status_message, artifact_uri, lifecycle_stage
         param, tag
+        purged_run      key: the id of a run that is gone for good; its points go with it
     registered_model    id: name
         attr            created, updated, description, last_version
         tag
@@ -156,6 +157,8 @@ class Entity:
         old = registers.get(key)
         if old is None or ((stamp < old.stamp) if name == "param" else (stamp > old.stamp)):
             registers[key] = Register(stamp, value)
+        if name == "purged_run":
+            self.points = {point: value for point, value in self.points.items() if point.run_id != key}
 
     def fold_metric(self, name: str, fold: MetricFold) -> None:
         """Fold points of the metric `name` in; what was purged takes none, since its id does not come back."""
@@ -180,8 +183,11 @@ class Entity:
         """Fold metric points of a logged model in; of two values at one point the greater stands. A purged one takes none."""
         if self.purged is not None:
             return
+        gone = self.fields.get("purged_run", {})
         for point, value in points:
             old = self.points.get(point)
+            if point.run_id in gone:
+                continue
             if old is None or value > old or (math.isnan(old) and not math.isnan(value)):
                 self.points[point] = value
         if len(self.points) > MODEL_POINTS_KEPT:

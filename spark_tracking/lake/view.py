@@ -15,9 +15,11 @@ from collections import OrderedDict
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
+import pyarrow.compute as pc
+
 from spark_tracking.lake import storage
 from spark_tracking.lake.clock import Clock
-from spark_tracking.lake.columns import events_of, fold_blocks, fold_metric_rows, model_points
+from spark_tracking.lake.columns import among, events_of, fold_blocks, fold_metric_rows, model_points
 from spark_tracking.lake.derived import DerivedTable
 from spark_tracking.lake.journal import writer_of
 from spark_tracking.lake.log import Commit, Table
@@ -195,6 +197,16 @@ class View:
         """The run's points that may not be in the metrics log yet, as (segment, position, points)."""
         partial = self.tail.get(("run", run_id))
         return partial.blocks if partial else []
+
+    def models_measured_by(self, run_ids: Collection[str]) -> set[tuple[str, str]]:
+        """The logged models that these runs have points of, as (model id, run id)."""
+        if not run_ids:
+            return set()
+        self.metrics.update()
+        where = among("run_id", list(run_ids)) & pc.field("model_id").is_valid()
+        stored = self.metrics.select(where, ["model_id", "run_id"]).group_by(["model_id", "run_id"]).aggregate([])
+        recent = {(block.model_id, id) for id in run_ids for *_, block in self.tail_blocks(id) if block.model_id}
+        return recent.union(zip(stored["model_id"].to_pylist(), stored["run_id"].to_pylist()))
 
     def _load_whole(self, kind: str, ids: Collection[str]) -> dict[str, Whole]:
         loaded: dict[str, Whole] = {}

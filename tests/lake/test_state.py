@@ -26,7 +26,7 @@ TEXTS = st.sampled_from(["", "x", "y", "\U0001f600", "a'b\"c", "z" * 5000])
 attributes = st.tuples(st.just("attr"), st.sampled_from(["created", "start_time"]), st.sampled_from([str(START), str(START + 1)]))
 stages = st.tuples(st.just("attr"), st.just("lifecycle_stage"), st.sampled_from(["active", "deleted"]))
 items = st.tuples(st.sampled_from(["tag", "param"]), st.sampled_from(["k", "l"]), st.one_of(st.none(), TEXTS))
-purges = st.just(("purge", "", None))
+purges = st.sampled_from([("purge", "", None), ("purged_run", "r1", "")])
 events = st.builds(
     lambda kind, id, rest: Event(kind, id, *rest),
     st.sampled_from(KINDS),

@@ -19,6 +19,8 @@ from spark_tracking.store.tracking import LakeTrackingStore
 
 _ID = re.compile(r"\b[0-9a-f]{32}\b")
 _TIME = re.compile(r"\b1[6-9]\d{11}\b")
+_UNORDERED = {"_metric_objs", "_latest_version"}
+"""Fields whose lists SQL gives in any order."""
 
 
 @dataclass
@@ -110,7 +112,10 @@ class Recorder:
             token = getattr(value, "token", None)
             items = [self.plain(v) for v in value]
             return {"items": items, "more": True} if token else items
-        return {type(value).__name__: {k: self.plain(v) for k, v in sorted(vars(value).items())}} if hasattr(value, "__dict__") else value
+        if not hasattr(value, "__dict__"):
+            return value
+        fields = {key: self.plain(held) for key, held in sorted(vars(value).items())}
+        return {type(value).__name__: {key: sorted(held, key=repr) if held and key in _UNORDERED else held for key, held in fields.items()}}
 
     def _number(self, match: re.Match[str]) -> str:
         return self._ids.setdefault(match[0], f"id-{next(self._numbers)}")

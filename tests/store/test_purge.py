@@ -54,6 +54,26 @@ def test_purge_takes_the_run_its_rows_and_its_artifacts(lake_with_trash: tuple[M
     assert lake.check().ok
 
 
+def test_a_run_takes_what_it_measured_of_models_with_it(tmp_path: Path) -> None:
+    client = MlflowClient(f"delta://{tmp_path}/lake")
+    lake = Lake.open(f"delta://{tmp_path}/lake", create=True)
+    kept, purged = (client.create_run("0").info.run_id for _ in range(2))
+    model_id = client.create_logged_model("0").model_id
+
+    def measured() -> list[str]:
+        return [metric.run_id for metric in client.get_logged_model(model_id).metrics or ()]
+
+    for run_id in (kept, purged):
+        client.log_metric(run_id, "loss", 0.5, model_id=model_id)
+    client.delete_run(purged)
+    assert sorted(measured()) == sorted([kept, purged])
+    lake.purge("run", [purged])
+    assert measured() == [kept]
+    lake.drop_purged()
+    lake.rebuild()
+    assert measured() == [kept] and lake.check().ok
+
+
 def test_purge_never_touches_artifacts_outside_the_experiments_location(tmp_path: Path) -> None:
     uri = f"delta://{tmp_path}/lake"
     client = MlflowClient(uri, uri)
