@@ -20,6 +20,7 @@ from spark_tracking.readers.sql import Database
 from spark_tracking.readers.sql_filter import conditions, quoted
 
 RUNS_PER_CHUNK = 5_000
+BYTES_PER_CHUNK = 64 << 20
 RUNS_PER_HISTORY_CHUNK = 100
 RUNS_PER_PART = 10_000
 RUNS_PER_HISTORY_PART = 64
@@ -108,27 +109,29 @@ class DatabaseReader(Reader):
     # -- runs -------------------------------------------------------------------------------------------------
 
     def _runs(self, query: Query, part: Range) -> Iterator[pa.RecordBatch]:
-        last = None
+        last, size = None, RUNS_PER_CHUNK // 5
         while True:
             with self._db.snapshot():
-                chunk, among = self._chunk(query, part, last, _RUN, RUNS_PER_CHUNK)
+                chunk, among = self._chunk(query, part, last, _RUN, size)
                 if not len(chunk):
                     return
                 batch = self._run_batch(query, chunk, among)
             yield batch  # with no transaction open while somebody else works
             last = chunk["run_uuid"][-1].as_py()
+            size = max(1, min(RUNS_PER_CHUNK, BYTES_PER_CHUNK * len(chunk) // max(1, batch.nbytes)))
 
     def _chunk(self, query: Query, part: Range, last: str | None, schema: pa.Schema, size: int) -> tuple[pa.Table, str]:
         """The next rows of `runs` or `logged_models`, and SQL for their ids."""
         source = "logged_models" if "model_id" in schema.names else "runs"
         key = schema.names[0]
-        where = self._where(query, part) + (f" AND r.{key} > {self._db.text(last)}" if last is not None else "")
+        where = self._where(query, part if last is None else Range(None, part.high))
+        where += f" AND r.{key} > {self._db.text(last)}" if last is not None else ""
         columns = ", ".join(f"r.{name}" for name in schema.names)
         chunk = self._db.table(f"SELECT {columns} FROM {source} r WHERE {where} ORDER BY r.{key} LIMIT {size}", schema)
         if not len(chunk):
             return chunk, ""
         low, high = (self._db.text(chunk[key][i].as_py()) for i in (0, -1))
-        return chunk, f"SELECT r.{key} FROM {source} r WHERE {where} AND r.{key} >= {low} AND r.{key} <= {high}"
+        return chunk, f"SELECT r.{key} FROM {source} r WHERE {self._where(query, EVERYTHING)} AND r.{key} BETWEEN {low} AND {high}"
 
     def _run_batch(self, query: Query, chunk: pa.Table, among: str) -> pa.RecordBatch:
         owners = chunk["run_uuid"].combine_chunks()

@@ -2,7 +2,7 @@
 
 Runs are paged by their start, not by page tokens: tokens of MLflow's server are offsets, and a run that is deleted in
 between would move others past them. The next page asks for what started at the last run's millisecond or later and drops
-what it has already seen. Tokens only lead through runs of one millisecond.
+what it has already seen. Tokens only lead through more than 50,000 runs of one millisecond.
 """
 
 from __future__ import annotations
@@ -25,6 +25,9 @@ from spark_tracking.readers.rest_json import Json
 from spark_tracking.readers.streams import interleaved
 
 PAGE_RUNS = 2_000
+PAGE_KEYS = 200_000
+FIRST_RUNS = 500
+LARGEST_PAGE = 50_000
 PAGE_POINTS = 25_000
 PAGE_OTHERS = 1_000
 PAGE_MODELS = 50
@@ -152,19 +155,36 @@ class RestReader(Reader):
         for ids in self._experiment_ids(query):
             low, high = part.low, part.high
             seen: set[str] = set()
+            count = min(PAGE_RUNS, FIRST_RUNS)
             while True:
-                page, token = self._search_page(query, ids, low, high, PAGE_RUNS)
-                while token and _start(page[-1]) in (low, None):  # a page within a millisecond, or of runs without a start
-                    yield [run for run in page if run["info"]["run_id"] not in seen]
-                    seen.update(run["info"]["run_id"] for run in page)
-                    page, token = self._search_page(query, ids, low, high, PAGE_RUNS, token=token)
-                fresh = [run for run in page if run["info"]["run_id"] not in seen]
+                page, more = self._page(query, ids, low, high, count)
+                fresh = [run for id, run in {run["info"]["run_id"]: run for run in page}.items() if id not in seen]
                 if fresh:
                     yield fresh
-                if not token or not page:
+                if not more:
                     break
                 low = _start(page[-1])
                 seen = {run["info"]["run_id"] for run in page if _start(run) == low}
+                keys = sum(len(run.get("data", {}).get(kind, ())) for run in page for kind in ("metrics", "params", "tags"))
+                count = max(1, min(PAGE_RUNS, PAGE_KEYS * len(page) // max(1, keys)))
+
+    def _page(self, query: Query, ids: list[str], low: int | None, high: Any, count: int) -> tuple[list[Json], bool]:
+        """The next runs, at least to the end of the millisecond `low`, and whether there are more.
+
+        A page that does not reach the next millisecond is asked for again, larger: a token would miss runs when others go.
+        """
+
+        def within(page: list[Json]) -> bool:
+            return not page or _start(page[-1]) in (low, None)  # those without a start come last
+
+        page, token = self._search_page(query, ids, low, high, count)
+        while token and within(page) and count < LARGEST_PAGE:
+            count = min(LARGEST_PAGE, 4 * count)
+            page, token = self._search_page(query, ids, low, high, count)
+        while token and within(page):
+            rest, token = self._search_page(query, ids, low, high, count, token=token)
+            page += rest
+        return page, bool(token)
 
     def _starts(self, query: Query, low: int | None, high: int | None, count: int, order: str = "ASC") -> list[int]:
         """When the first or last few runs of a range started, over all experiments."""

@@ -14,6 +14,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 import orjson
+from mlflow.exceptions import MlflowException
 from mlflow.utils.rest_utils import http_request
 
 from spark_tracking.errors import InvalidInput, InvalidUri, NotFound, PermissionRefused, SparkTrackingError, Unavailable
@@ -59,7 +60,7 @@ class Http:
             self._limit.wait(self.requests_per_second)
             try:
                 response = http_request(
-                    self._credentials(),
+                    self._host(),
                     path if path.startswith("/") else f"/api/2.0/mlflow/{path}",
                     method,
                     max_retries=0,
@@ -89,6 +90,18 @@ class Http:
             "Check that it runs and can be reached from this machine; a busy server may need requests_per_second=."
         )
 
+    def _host(self) -> Any:
+        """Host and credentials as they are now: MLflow, its plug-ins and Databricks' SDK renew what can be renewed."""
+        try:
+            return self._credentials()
+        except MlflowException as error:
+            said = redact(str(error.message).split(". ")[0].splitlines()[0])
+            raise PermissionRefused(
+                f"MLflow finds no credentials for {self.shown} here: {said}. Set them in the environment (DATABRICKS_HOST with "
+                "DATABRICKS_TOKEN, or with DATABRICKS_CLIENT_ID and DATABRICKS_CLIENT_SECRET; MLFLOW_TRACKING_…), and call "
+                "spark_tracking.use(spark) after that."
+            ) from None
+
     def _back_off(self, attempt: int, retry_after: float | None, reason: str) -> None:
         seconds = min(LONGEST_PAUSE, 0.2 * 2**attempt)
         _log.info("%s: %s; trying again", self.shown, reason)
@@ -112,7 +125,7 @@ def _host_credentials(tracking_uri: str) -> Any:
     from mlflow.tracking._tracking_service.utils import _get_store
 
     scheme = tracking_uri.split(":", 1)[0].lower()
-    if scheme in ("", "file", "mssql") or tracking_uri.startswith(("/", ".")):
+    if scheme in ("", "file", "mssql") or tracking_uri.startswith(("/", ".")) or (":" not in tracking_uri and scheme != "databricks"):
         raise InvalidUri(
             f"'{redact(tracking_uri)}' cannot be read. Expected a lake (delta:///…), an MLflow database (sqlite:///…, postgresql://…, "
             "mysql://…) or a server (http://…, https://…, databricks, azureml://…)."

@@ -6,9 +6,12 @@ texts: 0.1 s instead of 0.8). ConnectorX took 0.25 s and knows neither read-only
 
 from __future__ import annotations
 
+import os
 import re
+import sys
+import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Protocol
 from urllib.parse import quote, unquote, urlsplit
 
@@ -141,12 +144,7 @@ class _Adbc:
 def _adbc(dialect: str, uri: str) -> Connection | None:
     try:
         if dialect == "sqlite":
-            import adbc_driver_sqlite.dbapi as sqlite
-
-            connection = sqlite.connect(_sqlite_file(uri), autocommit=True)
-            # MLflow's LIKE minds the case.
-            preparation = (f"PRAGMA busy_timeout = {_BUSY_MILLISECONDS}", "PRAGMA case_sensitive_like = true")
-            return _Adbc(connection, "adbc.sqlite.query.batch_rows", preparation, None)
+            return _adbc_sqlite(uri)
         if dialect == "postgresql":
             import adbc_driver_postgresql.dbapi as postgresql
 
@@ -155,6 +153,54 @@ def _adbc(dialect: str, uri: str) -> Connection | None:
     except ImportError:
         pass
     return None
+
+
+_of_adbc: set[int] = set()
+"""The file descriptors of this process that ADBC's copy of SQLite has open."""
+
+
+def _adbc_sqlite(uri: str) -> Connection | None:
+    """A connection to a file that this process has not open by Python's own copy of SQLite, as MLflow does.
+
+    Two copies of SQLite in one process take each other's locks away, for those are the process's: when one closes the file, another
+    process may write in the middle of the other's transaction (https://sqlite.org/howtocorrupt.html, 2.2.1).
+    """
+    import adbc_driver_sqlite.dbapi as sqlite
+
+    before = _descriptors(uri)
+    if before is None or before - _of_adbc:
+        return None
+    connection = sqlite.connect(_sqlite_file(uri), autocommit=True)
+    # MLflow's LIKE minds the case.
+    preparation = (f"PRAGMA busy_timeout = {_BUSY_MILLISECONDS}", "PRAGMA case_sensitive_like = true")
+    opened = _Adbc(connection, "adbc.sqlite.query.batch_rows", preparation, None)
+    mine = (_descriptors(uri) or set()) - before
+    _of_adbc.update(mine)
+
+    def close() -> None:
+        connection.close()
+        _of_adbc.difference_update(mine)
+
+    weakref.finalize(opened, close)
+    return opened
+
+
+def _descriptors(uri: str) -> set[int] | None:
+    """By which the database's file is open in this process; None where that cannot be told and there may be some."""
+    match = re.match(r"sqlite(?:\+\w+)?:///([^?]*)", uri)
+    try:
+        file = os.stat(match.group(1) if match else "")
+    except OSError:
+        return set()  # there is no file
+    found = set()
+    try:
+        for name in os.listdir("/dev/fd"):
+            with suppress(OSError):
+                if os.path.samestat(os.fstat(int(name)), file):
+                    found.add(int(name))
+    except OSError:
+        return None if "sqlite3" in sys.modules else set()
+    return found
 
 
 def _sqlite_file(uri: str) -> str:
@@ -181,7 +227,9 @@ class _SqlAlchemy:
             yield pa.RecordBatch.from_arrays(columns, schema=schema)
 
     def begin(self) -> None:
-        """A transaction is begun by its first query."""
+        """A transaction is begun by its first query; not by Python's sqlite3, which begins one only before it writes."""
+        if self._connection.dialect.name == "sqlite":
+            self._connection.exec_driver_sql("BEGIN")
 
     def end(self) -> None:
         self._connection.rollback()
@@ -201,5 +249,6 @@ def _sqlalchemy(dialect: str, uri: str) -> Connection:
         ) from error
     connection = engine.connect()
     if dialect == "sqlite":
-        connection.exec_driver_sql("PRAGMA case_sensitive_like = true")
+        for setting in ("case_sensitive_like = true", f"busy_timeout = {_BUSY_MILLISECONDS}"):
+            connection.exec_driver_sql(f"PRAGMA {setting}")
     return _SqlAlchemy(connection)

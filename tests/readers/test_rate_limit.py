@@ -31,13 +31,13 @@ def test_processes_share_the_rate(server: str) -> None:
     context = multiprocessing.get_context("fork")
     times = context.SimpleQueue()
     processes = [context.Process(target=ask, args=(server, 5, times)) for _ in range(3)]
+    begin = time.monotonic()
     for process in processes:
         process.start()
     for process in processes:
         process.join(30)
     asked = sorted(times.get() for _ in range(15))
-    assert asked[-1] - asked[0] >= 14 / 25 * 0.95
-    assert asked[-1] - asked[0] < 5
+    assert asked[-1] - begin >= 14 / 25
 
 
 def test_a_pause_holds_for_everybody_also_for_who_waits_already(server: str) -> None:
@@ -67,7 +67,7 @@ def test_where_no_file_can_be_had_the_process_keeps_the_rate(server: str, monkey
     begin = time.monotonic()
     for _ in range(5):
         RateLimit(server).wait(20)
-    assert time.monotonic() - begin >= 4 / 20 * 0.95
+    assert time.monotonic() - begin >= 4 / 20
 
 
 def test_a_time_from_before_the_machine_was_started_is_forgotten(server: str, tmp_path: Path) -> None:
