@@ -9,6 +9,7 @@ core; for the trees predict alone on batches in memory. Peer and ours alternate;
 from __future__ import annotations
 
 import argparse
+import functools
 import multiprocessing
 import os
 import statistics
@@ -113,22 +114,25 @@ class Bench:
     results: list[Row]
     ballast: int = 125_000_000  # doubles
 
-    def alternate(self, title: str, model: str, source: str, reach: str, limit: float | None = None, rows: int = 0) -> Row:
-        """Warm medians of both; the cold first times are printed."""
-        taken: list[list[float]] = [[], []]
+    def alternate(self, title: str, model: str, source: str, reach: str, limit: Callable[[], object] | None = None, rows: int = 0) -> Row:
+        """Warm medians of peer, us and the limit, round by round; the cold first times are printed."""
+        actions = [lambda: self.theirs(model, source, title), lambda: self.ours(model, source, title), *([limit] if limit else [])]
+        taken: list[list[float]] = [[] for _ in actions]
         for _ in range(1 + ROUNDS):
-            for action, times in zip((self.theirs, self.ours), taken, strict=True):
+            for action, times in zip(actions, taken, strict=True):
                 begin = time.perf_counter()
-                action(model, source, title)
+                action()
                 times.append(time.perf_counter() - begin)
-        print(f"{title}: cold {taken[0][0]:.1f} s (peer), {taken[1][0]:.1f} s (ours)", flush=True)
-        theirs, mine = (statistics.median(times[1:]) for times in taken)
-        if limit is not None:
-            reach += f": {limit / mine:.2f}"
+        theirs, mine, *best = (statistics.median(times[1:]) for times in taken)
+        print(
+            f"{title}: {taken[0][0]:.1f} s (peer) and {taken[1][0]:.1f} s (ours) cold; warm {theirs:.2f}, {mine:.2f}, limit {best}",
+            flush=True,
+        )
+        if best:
+            reach += f": {best[0] / mine:.2f}"
         if rows:
             reach += f": {mine / rows / self.base:.2f}"
-        print(f"{title}: warm {theirs:.1f} s (peer), {mine:.1f} s (ours), limit {limit or 0:.1f} s", flush=True)
-        self.results.append(Row(title, theirs, mine, "s", reach, limit=limit))
+        self.results.append(Row(title, theirs, mine, "s", reach, limit=best[0] if best else None))
         return self.results[-1]
 
     def theirs(self, model: str, source: str, title: str) -> object:
@@ -157,27 +161,20 @@ class Bench:
                 return row.ours / self.rows
         return self.alternate(f"{self.rows:,} x 20, logistic", self.cheap_model, self.source, "").ours / self.rows
 
-    def limit(self, action: Callable[[Any], None], works: list[Any], warm: tuple[Any, ...]) -> float:
-        """Seconds of the works dealt out to one process per core, libraries imported."""
-        with multiprocessing.get_context("spawn").Pool(CORES) as pool:
-            pool.map(action, [warm] * CORES, chunksize=1)
-            begin = time.perf_counter()
-            pool.map(action, works, chunksize=1)
-            return time.perf_counter() - begin
-
     def cheap(self) -> None:
         files = sorted(Path(self.source).glob("*.parquet"))
         works = [(self.cheap_model, str(file), str(self.folder / f"hand{i}")) for i, file in enumerate(files)]
-        self.spark.range(1).count()
-        limit = self.limit(by_hand, works, works[0])
-        self.alternate(f"{self.rows:,} x 20, logistic", self.cheap_model, self.source, ">= 8x; >= 0.5 of limit", limit)
+        with multiprocessing.get_context("spawn").Pool(CORES) as pool:
+            hand = functools.partial(pool.map, by_hand, works, chunksize=1)
+            self.alternate(f"{self.rows:,} x 20, logistic", self.cheap_model, self.source, ">= 8x; >= 0.5 of limit", hand)
 
     def trees(self) -> None:
         """With scikit-learn's trees of depth 3, and with such as boosted models have that cost something."""
         for depth in (3, 10):
             model = save(self.folder / f"trees {depth}", GradientBoostingClassifier(n_estimators=50, max_depth=depth))
-            limit = self.limit(predict_only, [(model, self.rows // CORES)] * CORES, (model, 1))
-            self.alternate(f"{self.rows:,} x 20, 50 trees of depth {depth}", model, self.source, ">= 0.9 of limit", limit)
+            with multiprocessing.get_context("spawn").Pool(CORES) as pool:
+                alone = functools.partial(pool.map, predict_only, [(model, self.rows // CORES)] * CORES, chunksize=1)
+                self.alternate(f"{self.rows:,} x 20, 50 trees of depth {depth}", model, self.source, ">= 0.9 of limit", alone)
 
     def files(self) -> None:
         given = table(self.spark, self.folder / "small", self.rows, 20, 1000)
