@@ -103,6 +103,8 @@ def _translated(error: Exception, shown: str, uri: str) -> SparkTrackingError:
         return NotFound(f"The database {shown} holds no MLflow tables ({reason}). Is it the one that MLflow's server uses?")
     if state.startswith(("28", "42501")) or "authentication failed" in lower or "permission denied" in lower or "access denied" in lower:
         return PermissionRefused(f"The database {shown} refused: {reason}. Check the user, and the password (PGPASSWORD or the URI's).")
+    if "readonly database" in lower:  # SQLite's journal of a writer that was killed, which who only reads may not roll back
+        return Unavailable(f"The database {shown} was left in the middle of a write. Let MLflow open it once, which undoes that write.")
     return Unavailable(f"The database {shown} cannot be read: {reason}. Check that it is there and can be reached from this machine.")
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -93,10 +95,25 @@ def test_a_source_that_grows_while_it_is_read_arrives_whole_with_the_next_sync(d
     finally:
         writer.kill()
         writer.wait()
+    expected = shown(database)  # also rolls back what the writer was at
     assert sync(database, lake_uri).ok
-    assert shown(lake_uri) == shown(database)
+    assert shown(lake_uri) == expected
     assert len(shown(lake_uri)["runs"]) > 8
     assert sync(database, lake_uri).wrote == 0
+
+
+_OTHER_WRITER = "import sqlite3, sys; sqlite3.connect(sys.argv[1], isolation_level=None, timeout=0.2).execute('BEGIN IMMEDIATE')"
+
+
+def test_reading_a_database_leaves_this_process_s_locks_on_it_alone(database: str, lake_uri: str) -> None:
+    """Locks belong to a process: a second copy of SQLite in it, such as ADBC's, would take the first one's away."""
+    path = database.removeprefix("sqlite:///")
+    with closing(sqlite3.connect(path, isolation_level=None)) as writer:
+        writer.execute("BEGIN IMMEDIATE")
+        writer.execute("INSERT INTO experiment_tags (key, value, experiment_id) VALUES ('half', 'written', 1)")
+        assert sync(database, lake_uri).ok
+        other = subprocess.run([sys.executable, "-c", _OTHER_WRITER, path], capture_output=True, text=True, check=False)
+        assert "database is locked" in other.stderr
 
 
 ODD = ["a/b/c", 'it\'s "quoted"', "🚀 ünï", "x" * 250, "100% _like_", "back\\slash", " spaces ", "tags.`x` = 'y'"]
