@@ -168,7 +168,7 @@ class RestReader(Reader):
                 keys = sum(len(run.get("data", {}).get(kind, ())) for run in page for kind in ("metrics", "params", "tags"))
                 count = max(1, min(PAGE_RUNS, PAGE_KEYS * len(page) // max(1, keys)))
 
-    def _page(self, query: Query, ids: list[str], low: int | None, high: Any, count: int) -> tuple[list[Json], bool]:
+    def _page(self, query: Query, ids: list[str], low: Any, high: Any, count: int) -> tuple[list[Json], bool]:
         """The next runs, at least to the end of the millisecond `low`, and whether there are more.
 
         A page that does not reach the next millisecond is asked for again, larger: a token would miss runs when others go.
