@@ -7,9 +7,11 @@ nothing. Without the files a sync is slow, not wrong.
 
 from __future__ import annotations
 
+import struct
 import threading
 import time
 import uuid
+from base64 import b64decode, b64encode
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +22,8 @@ from spark_tracking.lake import storage
 SCHEMA = pa.schema([("kind", pa.string()), ("id", pa.string()), ("digest", pa.binary()), ("points", pa.int64()), ("base", pa.binary())])
 FILES_KEPT = 8
 ROWS_PER_FILE = 5_000
+_LONGEST_BASE = 4_500
+_HEAD = struct.Struct("<16sq")
 
 
 class Bookmark(NamedTuple):
@@ -67,6 +71,8 @@ class Bookmarks:
     def put(self, kind: str, id: str, bookmark: Bookmark) -> None:
         """Remember that a thing was copied; `save` makes it last."""
         with self._lock:
+            if self._rows and (kind, id) not in self._learned and self.get(kind, id) == bookmark:
+                return  # it is remembered already
             self._pending.append((kind, id, *bookmark))
             if len(self._pending) >= ROWS_PER_FILE:
                 self.save()
@@ -139,3 +145,22 @@ class Bookmarks:
 def _table(rows: list[tuple[str, str, bytes, int | None, bytes]]) -> pa.Table:
     columns = zip(*rows)
     return pa.Table.from_arrays([pa.array(column, field.type) for column, field in zip(columns, SCHEMA)], schema=SCHEMA)
+
+
+def packed(bookmark: Bookmark) -> str:
+    """A bookmark as the value of a tag; without its base where that is long, which only keeps removals from being seen."""
+    base = bookmark.base if len(bookmark.base) * 4 // 3 < _LONGEST_BASE else b""
+    points = -1 if bookmark.points is None else bookmark.points
+    return b64encode(_HEAD.pack(bookmark.digest, points) + base).decode()
+
+
+def unpacked(text: str | None) -> Bookmark | None:
+    """The inverse of `packed`; None where there is none, or somebody wrote something else there."""
+    if not text:
+        return None
+    try:
+        data = b64decode(text)
+        digest, points = _HEAD.unpack_from(data)
+    except (ValueError, struct.error):
+        return None
+    return Bookmark(digest, None if points < 0 else points, data[_HEAD.size :])

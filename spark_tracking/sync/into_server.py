@@ -8,10 +8,8 @@ parents, models and sources of versions can be given by their new ids. A run's l
 from __future__ import annotations
 
 import json
-import struct
 import tempfile
 import time
-from base64 import b64decode, b64encode
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -21,7 +19,7 @@ import pyarrow as pa
 from spark_tracking.errors import NotFound, SparkTrackingError
 from spark_tracking.lake import Event
 from spark_tracking.sync import points
-from spark_tracking.sync.bookmarks import Bookmark, Bookmarks
+from spark_tracking.sync.bookmarks import Bookmark, Bookmarks, packed, unpacked
 from spark_tracking.sync.copying import RUNS_AT_ONCE, Copying, base_of, chunks
 from spark_tracking.sync.registers import (
     Registers,
@@ -42,8 +40,6 @@ from spark_tracking.sync.server_registry import ServerRegistry
 from spark_tracking.sync.source import Source
 
 PARENT_TAG = "mlflow.parentRunId"
-_LONGEST_MARK = 4_500
-_HEAD = struct.Struct("<16sq")
 
 
 class IntoServer(Copying):
@@ -117,41 +113,51 @@ class IntoServer(Copying):
         known_before = self._marks.ids("experiment") & {row["experiment_id"] for row in rows}
         if any(self._origin(id) not in mine for id in known_before):
             self._marks.clear()  # the target was set up anew, or lost things for good: its tags say what it has
+        self.result.things["experiment"].seen = len(rows)
         deleted: set[str] = set()
-        tally = self.result.things["experiment"]
-        tally.seen = len(rows)
         for row in rows:
-            origin = row["experiment_id"]
-            id = mine.get(self._origin(origin)) or self._unused_default(row, there)
-            known = None if id is None else there[id]
+            id = mine.get(self._origin(row["experiment_id"])) or self._unused_default(row, there)
             name = next(n for n in self._source.names(row["name"]) if names.get(n, id) == id)
-            wanted = {**experiment(row), ("attr", "name"): name, ("tag", ORIGIN): self._origin(origin)}
-            wanted = {key: value for key, value in wanted.items() if key[0] == "tag" or key[1] in ("name", "lifecycle_stage")}
-            base = base_of(self._marks.get("experiment", origin))
-            gone = known is not None and known["lifecycle_stage"] == "deleted"
-            if gone and row["lifecycle_stage"] == "active" and mark("attr", "lifecycle_stage", "deleted") not in split_marks(base):
+            known = None if id is None else there[id]
+            if self._is_refused(row, known):
                 reason = f"'{name}' was deleted on the target. Restore it there, or choose others by --experiment."
-                self.result.fail("experiment", origin, reason)
+                self.result.fail("experiment", row["experiment_id"], reason)
                 continue
-            if gone and row["lifecycle_stage"] == "deleted":
-                self._closed.add(origin)
-            if id is None:
-                tally.new += 1
-                id = self._create_experiment(name, wanted, row)
-                known = {"experiment_id": id, "tags": [(ORIGIN, self._origin(origin))], "name": name, "lifecycle_stage": "active"}
-            self._experiments[origin], names[name] = id, id
-            events = list(
-                changes("experiment", id, wanted, entity("experiment", id, {**_EMPTY_EXPERIMENT, **(known or {})}), split_marks(base))
-            )
-            tally.changed += known is not None and id in there and bool(events)
-            tally.written += len(events)
-            for event in [] if self._wanted.dry_run else events:
-                if event[2:4] == ("attr", "lifecycle_stage") and event.value == "deleted":
-                    deleted.add(id)
-                else:
+            id, to_delete = self._copy_experiment(row, name, known)
+            names[name] = id
+            deleted |= {id} if to_delete else set()
+        return deleted
+
+    def _is_refused(self, row: Row, known: Row | None) -> bool:
+        """Whether somebody deleted the copy; nothing can be created in it then, and it is not ours to restore."""
+        if known is None or known["lifecycle_stage"] != "deleted":
+            return False
+        if row["lifecycle_stage"] == "deleted":
+            self._closed.add(row["experiment_id"])
+            return False
+        base = split_marks(base_of(self._marks.get("experiment", row["experiment_id"])))
+        return mark("attr", "lifecycle_stage", "deleted") not in base
+
+    def _copy_experiment(self, row: Row, name: str, known: Row | None) -> tuple[str, bool]:
+        """Create or change one; returns its id, and whether it is to be deleted in the end."""
+        origin, tally = row["experiment_id"], self.result.things["experiment"]
+        registers = {**experiment(row), ("attr", "name"): name, ("tag", ORIGIN): self._origin(origin)}
+        wanted = {key: value for key, value in registers.items() if key[0] == "tag" or key[1] in ("name", "lifecycle_stage")}
+        new = known is None
+        if known is None:
+            id = self._create_experiment(name, wanted, row)
+            known = {"experiment_id": id, "tags": [(ORIGIN, self._origin(origin))], "name": name, "lifecycle_stage": "active"}
+        id = self._experiments[origin] = str(known["experiment_id"])
+        base = split_marks(base_of(self._marks.get("experiment", origin)))
+        events = list(changes("experiment", id, wanted, entity("experiment", id, {**_EMPTY_EXPERIMENT, **known}), base))
+        tally.new, tally.changed, tally.written = tally.new + new, tally.changed + (not new and bool(events)), tally.written + len(events)
+        deletion = Event("experiment", id, "attr", "lifecycle_stage", "deleted")
+        if not self._wanted.dry_run:
+            for event in events:
+                if event != deletion:
                     self._change_experiment(event)
             self._marks.put("experiment", origin, Bookmark(b"-", None, marks(wanted)))
-        return deleted
+        return id, deletion in events and not self._wanted.dry_run
 
     def _unused_default(self, row: Row, there: dict[str, Row]) -> str | None:
         """The experiment that every server has from the start, if nobody used it."""
@@ -232,7 +238,7 @@ class IntoServer(Copying):
             self._note_copy("run", id, copy["run_id"])
             if PARENT in tags:
                 self._marks.learn("waiting", id, Bookmark(b"-", None, tags[PARENT].encode()))
-            marked = _unpacked(tags.get(MARK))
+            marked = unpacked(tags.get(MARK))
             if marked is not None and (deleted[id] == "active" or copy["lifecycle_stage"] == "deleted"):
                 self._marks.learn("run", id, marked)
 
@@ -300,7 +306,7 @@ class IntoServer(Copying):
         if deleted and stage is None and row["lifecycle_stage"] == "active":
             return bookmark, 0, 0  # deleted on the target, which stands
         metrics = self._new_points(row, arrived, copy, known)
-        state = _packed(bookmark)
+        state = packed(bookmark)
         if deleted and (events or metrics):
             self._server.send("runs/restore", {"run_id": copy})
         if self._wanted.artifacts == "copy":
@@ -471,24 +477,6 @@ _EMPTY_EXPERIMENT = {"create_time": None, "update_time": None, "delete_time": No
 def _dataset(data: Row) -> dict[str, Any]:
     described = {name: data[name] for name in ("name", "digest", "source_type", "source", "schema", "profile") if data[name] is not None}
     return {"dataset": described, "tags": pairs(data["tags"].items())}
-
-
-def _packed(bookmark: Bookmark) -> str:
-    """A bookmark as the value of a tag; without its base where that is long, which only keeps removals from being seen."""
-    base = bookmark.base if len(bookmark.base) * 4 // 3 < _LONGEST_MARK else b""
-    points = -1 if bookmark.points is None else bookmark.points
-    return b64encode(_HEAD.pack(bookmark.digest, points) + base).decode()
-
-
-def _unpacked(text: str | None) -> Bookmark | None:
-    if not text:
-        return None
-    try:
-        packed = b64decode(text)
-        digest, points = _HEAD.unpack_from(packed)
-    except (ValueError, struct.error):
-        return None  # somebody wrote something else there
-    return Bookmark(digest, None if points < 0 else points, packed[_HEAD.size :])
 
 
 def _unspooled(spool: Any) -> Iterator[pa.RecordBatch]:

@@ -16,6 +16,7 @@ from mlflow.tracking import MlflowClient
 from spark_tracking.errors import InvalidInput
 from spark_tracking.sync import server as servers
 from spark_tracking.sync import sync
+from spark_tracking.uri import LakeUri
 from tests.sync.conftest import T0, portable
 from tests.sync.proxy import Proxy
 
@@ -69,8 +70,10 @@ def test_everything_arrives_under_new_ids_and_the_second_time_nothing_is_written
         assert portable(empty) == portable(lake_uri)
         assert (result.things["run"].new, result.things["model_version"].new, result.points) == (6, 3, 49)
         proxy.requests.clear()
+        files = sorted(LakeUri.parse(lake_uri).path.rglob("*"))
         again = sync(lake_uri, proxy.url)
         assert (again.wrote, again.failures) == (0, [])
+        assert sorted(LakeUri.parse(lake_uri).path.rglob("*")) == files
         assert not [request for request in proxy.requests if "/runs/" in request or "log-batch" in request]
         change(lake_uri)
         assert sync(lake_uri, proxy.url).ok
