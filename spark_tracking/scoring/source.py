@@ -89,7 +89,7 @@ def find_place(spark: SparkSession, text: str) -> Place:
     if any(file.suffix in (".json", ".parquet") for file in folder.glob("_delta_log/*")):  # Spark's failed first write leaves it empty
         return Place(text, True, str(folder), "delta")
     # What does not exist, or is a file of another kind, is not asked of Spark, which would log pages about it.
-    worth_asking = folder.is_dir() or (folder.suffix == ".parquet" and folder.exists())
+    worth_asking = folder.exists() and (folder.is_dir() or folder.suffix == ".parquet") and not (folder / "_delta_log").is_dir()
     return Place(text, True, str(folder), "parquet" if worth_asking and _has_parquet(spark, str(folder)) else None)
 
 
@@ -204,8 +204,8 @@ def _unversioned(source: Source, version: int | None, timestamp: Any) -> Source:
 def _version(spark: SparkSession, place: Place, version: int | None, timestamp: str | dt.datetime | None) -> int:
     if version is not None:
         return version
-    if timestamp is None and (newest := delta_files.newest_version(place.location)) is not None:  # without a job of Spark's
-        return newest
+    if timestamp is None and not is_connect(spark) and (newest := delta_files.newest_version(place.location)) is not None:
+        return newest  # without a job of Spark's
     commits = spark.sql(f"DESCRIBE HISTORY {place.sql}" + ("" if timestamp is not None else " LIMIT 1")).select("version", "timestamp")
     if timestamp is None:
         return int(commits.collect()[0]["version"])
