@@ -10,6 +10,7 @@ from collections.abc import Callable
 from spark_tracking.lake.storage import Storage
 
 _log = logging.getLogger(__name__)
+JOIN_SECONDS = 120.0
 
 
 class Background(threading.Thread):
@@ -47,7 +48,8 @@ class Background(threading.Thread):
         self._stopping = True
         self._wake.set()
         if self is not threading.current_thread():
-            self.join(timeout=30)
+            # beyond any wait for the lock: an interpreter that ends while a thread is in Arrow's code aborts
+            self.join(timeout=JOIN_SECONDS)
 
     def run(self) -> None:
         while not self._stopping:
@@ -66,7 +68,7 @@ class Background(threading.Thread):
 
     def _work(self, urgent: bool) -> None:
         with self._files.leadership(wait=urgent) as leader:
-            if not leader:
+            if not leader or self._stopping:  # who stops it settles everything himself
                 return
             self._unrefreshed = self._flush() or self._unrefreshed
             due = time.monotonic() - self._refreshed > self._refresh_seconds
