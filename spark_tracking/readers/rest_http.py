@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import random
 import time
 from collections.abc import Mapping
@@ -126,9 +127,11 @@ def _host_credentials(tracking_uri: str) -> Any:
 
     scheme = tracking_uri.split(":", 1)[0].lower()
     if scheme in ("", "file", "mssql") or tracking_uri.startswith(("/", ".")) or (":" not in tracking_uri and scheme != "databricks"):
+        path = tracking_uri.removeprefix("file://")
+        lacks = "holds no lake, no system.mlflow tables and no mlruns" if os.path.isdir(path) else "is no folder of this machine"
         raise InvalidUri(
-            f"'{redact(tracking_uri)}' cannot be read. Expected a lake (delta:///…), an MLflow database (sqlite:///…, postgresql://…, "
-            "mysql://…) or a server (http://…, https://…, databricks, azureml://…)."
+            f"'{redact(tracking_uri)}' cannot be read: it {lacks}. Expected a lake (delta:///…), an MLflow database (sqlite:///…, "
+            "postgresql://…, mysql://…) or a server (http://…, https://…, databricks, azureml://…)."
         )
     try:
         store = _get_store(tracking_uri)
