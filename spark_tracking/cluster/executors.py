@@ -32,6 +32,7 @@ from spark_tracking.cluster import place
 from spark_tracking.cluster.environment import temporary_variables
 from spark_tracking.cluster.unattended import never_prompt
 from spark_tracking.errors import InvalidState
+from spark_tracking.readers.credentials import credentials
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -40,17 +41,6 @@ if TYPE_CHECKING:
 UNIT_TAG = "spark_tracking.unit"
 _BATCH = 1000  # MLflow's limit of points, params and tags in a call; of the latter two 100 each
 _EARLY = 100_000  # points in memory before some are sent ahead of the end
-# What a client needs to be let in. Taken along only where it is set on the driver; never printed.
-_CREDENTIALS = (
-    "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_INSECURE_TLS",
-    "MLFLOW_TRACKING_SERVER_CERT_PATH", "MLFLOW_TRACKING_CLIENT_CERT_PATH", "MLFLOW_TRACKING_AWS_SIGV4",
-    "DATABRICKS_HOST", "DATABRICKS_TOKEN", "DATABRICKS_CLIENT_ID", "DATABRICKS_CLIENT_SECRET",
-    "AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET", "AZURE_TOKEN_CREDENTIALS", "AZURE_STORAGE_ACCOUNT_NAME",
-    "AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_SAS_TOKEN", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN",
-    "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL", "AWS_ALLOW_HTTP",
-)  # fmt: skip
-
-
 _QUIET = {"MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true"}  # a line in a task's log, and a call for it
 
 
@@ -109,27 +99,8 @@ def executor_tracking(run_id: str | None = None) -> ExecutorTracking:
         tags=tags,
         token=uuid.uuid4().hex,
         started=int(time.time() * 1000),
-        _environment=_credentials(mlflow.get_tracking_uri()),
+        _environment=credentials(mlflow.get_tracking_uri()),
     )
-
-
-def _credentials(uri: str) -> dict[str, str]:
-    """Environment variables with which a task's client is let in as the driver's is."""
-    from mlflow.utils.credentials import read_mlflow_creds
-    from mlflow.utils.uri import is_databricks_uri
-
-    found = {name: os.environ[name] for name in _CREDENTIALS if os.environ.get(name)}
-    file = read_mlflow_creds()  # ~/.mlflow/credentials, which a worker's node does not have
-    if file.username and file.password:
-        found |= {"MLFLOW_TRACKING_USERNAME": file.username, "MLFLOW_TRACKING_PASSWORD": file.password}
-    if is_databricks_uri(uri) and "DATABRICKS_TOKEN" not in found and "DATABRICKS_CLIENT_SECRET" not in found:
-        from mlflow.utils.databricks_utils import get_databricks_host_creds
-
-        # a notebook's own token: executors have no notebook context
-        host = get_databricks_host_creds(uri)
-        if host.host and host.token:
-            found |= {"DATABRICKS_HOST": host.host, "DATABRICKS_TOKEN": host.token}
-    return found
 
 
 class TaskRun:
