@@ -24,13 +24,16 @@ os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 
 
 @pytest.fixture(autouse=True)
-def isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Each test starts in a folder of its own with MLflow as a new process has it, and leaves nothing set behind."""
+def isolated(tmp_path: Path) -> Iterator[None]:
+    """Each test starts in a folder of its own with MLflow as a new process has it, and leaves nothing set behind.
+
+    It takes no monkeypatch, so that it is the last to tidy up: what a monkeypatch puts back may be what MLflow had set itself.
+    """
     import mlflow
     from mlflow.utils.autologging_utils import autologging_is_disabled
 
-    monkeypatch.chdir(tmp_path)
-    before = dict(os.environ)
+    folder, before = os.getcwd(), dict(os.environ)
+    os.chdir(tmp_path)
     yield
     while mlflow.active_run():
         mlflow.end_run("KILLED")
@@ -42,6 +45,7 @@ def isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for name in os.environ.keys() - before.keys():
         del os.environ[name]
     os.environ.update(before)
+    os.chdir(folder)
 
 
 @pytest.fixture
