@@ -49,4 +49,4 @@ def test_threads_end_with_a_reader_that_stops_early() -> None:
     deadline = time.monotonic() + 5
     while threading.active_count() > before and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert threading.active_count() == before
+    assert threading.active_count() <= before  # others of earlier tests may have ended meanwhile
