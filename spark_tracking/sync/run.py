@@ -63,14 +63,15 @@ def sync(
     chosen = tuple(map(str, experiments))
     wanted = Wanted(chosen, filter, milliseconds(since, "since"), named, artifacts, verify, dry_run)
     told = progress or (lambda kind, count: None)
+    into_server = is_server(target)
+    target_uri = target if into_server else _lake_uri(target)
     reading = Source(source, source_name, requests_per_second, requests_at_once)
     reading.reader.ping()
-    if is_server(target):
+    if into_server:
         from spark_tracking.sync.into_server import IntoServer
         from spark_tracking.sync.server import Server
 
         return IntoServer(reading, Server(target, requests_per_second, requests_at_once), wanted, told).sync()
-    target_uri = _lake_uri(target)
     from spark_tracking.sync.into_lake import IntoLake
 
     if reading.uri == target_uri:
