@@ -7,57 +7,23 @@ Then the same with tasks that fail at their first attempt: each point has to be 
 
 from __future__ import annotations
 
+import argparse
 import os
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import mlflow
-import requests
 from _harness import Row, median, scratch, show
 
 import spark_tracking
 from spark_tracking.jobs.session import local_spark
+from tests.servers import mlflow_server
 
 NAIVE_POINTS, OUR_POINTS = 100, 5_000  # per task: each takes seconds
 SCRIPT = Path(__file__).parents[1] / "init_scripts" / "spark-tracking-init.sh"
-
-
-@contextmanager
-def server(folder: Path) -> Iterator[str]:
-    """A real `mlflow server` on SQLite, for both."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    command = [
-        sys.executable,
-        "-m",
-        "mlflow",
-        "server",
-        "--port",
-        port,
-        "--workers",
-        "2",
-        "--backend-store-uri",
-        f"sqlite:///{folder}/mlflow.db",
-    ]
-    environ = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # five processes that nobody needs here
-    process = subprocess.Popen(command, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
-    try:
-        while True:
-            try:
-                requests.get(f"http://127.0.0.1:{port}/health", timeout=1)
-                break
-            except requests.RequestException:
-                time.sleep(0.3)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        os.killpg(process.pid, 9)
 
 
 def rate(spark: Any, work: Any) -> float:
@@ -69,7 +35,6 @@ def rate(spark: Any, work: Any) -> float:
 
 def naive(uri: str, run_id: str) -> Any:
     def work(batches: Any) -> Any:
-        import time
 
         import mlflow
         import pandas as pd
@@ -86,7 +51,6 @@ def naive(uri: str, run_id: str) -> Any:
 
 def ours(tracking: Any, fail_first: bool = False) -> Any:
     def work(batches: Any) -> Any:
-        import time
 
         import pandas as pd
         from pyspark import TaskContext
@@ -126,7 +90,8 @@ def start_seconds(folder: Path) -> tuple[float, float]:
 
 
 def main() -> None:
-    with scratch() as folder, server(folder) as uri:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    with scratch() as folder, mlflow_server(f"sqlite:///{folder}/mlflow.db", folder, workers=2) as (uri, _):
         mlflow.set_tracking_uri(uri)
         spark = local_spark("bench", settings={"spark.master": "local[2,4]"})
         with mlflow.start_run() as run:

@@ -3,11 +3,12 @@
 The store is moto's S3 on loopback with 15 ms added to each request, about what S3 takes; it answers one request at a time, so
 with 16 writers it is soon the limit. There is no peer: MLflow's SQL stores do not run on object stores.
 
-    python benchmarks/bench_lake_object_store.py [DELAY_MS]
+    python benchmarks/bench_lake_object_store.py [--delay-ms 15]
 """
 
 from __future__ import annotations
 
+import argparse
 import multiprocessing as mp
 import os
 import sys
@@ -24,8 +25,10 @@ from tests.lake.object_store.emulators import Emulator, start_s3
 CALLS = 8
 
 
-def main(delay_ms: float = 15.0) -> None:
-    emulator = start_s3(delay_ms)
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--delay-ms", type=float, default=15.0, help="added to each request")
+    emulator = start_s3(parser.parse_args().delay_ms)
     try:
         os.environ.update(emulator.environment)
         print(f"{'work':<66}{'calls/s':>10}{'p50 ms':>10}{'p99 ms':>10}{'requests a call':>18}")
@@ -81,4 +84,4 @@ def _process(uri: str, number: int, threads: int, ready: Any, go: Any, out: Any)
 
 
 if __name__ == "__main__":
-    main(*map(float, sys.argv[1:]))
+    main()

@@ -24,7 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from _harness import Row, scratch, show
-from _servers import mlflow_server
+
+from tests.servers import mlflow_server
 
 T0 = 1_700_000_000_000
 PARTS = ("lake", "database", "growth", "leaderboard", "rest")

@@ -15,6 +15,7 @@ import multiprocessing as mp
 import os
 import random
 import statistics
+import sys
 import time
 import urllib.request
 import warnings
@@ -22,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 from _harness import Row, median, scratch, show
-from _servers import memory_mb, mlflow_server, postgresql
 
 warnings.filterwarnings("ignore")
 logging.disable(logging.INFO)
@@ -30,6 +30,8 @@ os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
 
 from mlflow import MlflowClient  # noqa: E402
 from mlflow.entities import Metric, Param, RunTag  # noqa: E402
+
+from tests.servers import mlflow_server, postgresql, postgresql_programs  # noqa: E402
 
 CLIENTS = 8
 
@@ -113,6 +115,19 @@ def mixed_load(uri: str, pid: int, minutes: float) -> list[float]:
     return seen
 
 
+def memory_mb(pid: int) -> float:
+    """Resident memory of the processes of a session, in MB; pages that they share are counted in each."""
+    total = 0
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = status.read_text().rsplit(")", 1)[1].split()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if int(fields[3]) == pid:
+            total += int(fields[21]) * os.sysconf("SC_PAGE_SIZE")
+    return total / 1e6
+
+
 def _mixed(uri: str, stop: Any) -> None:
     client = MlflowClient(uri, uri)
     while not stop.is_set():
@@ -128,8 +143,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=2.0, help="of mixed load for the memory's row; 0 leaves it out")
     options = parser.parse_args()
+    if postgresql_programs() is None:
+        sys.exit("This benchmark needs PostgreSQL: apt-get install postgresql")
     results: list[tuple[dict[str, float], tuple[float, float], float, list[float]]] = []
-    with scratch() as folder, postgresql() as database:
+    with scratch() as folder, scratch() as database_folder, postgresql(database_folder) as database:
         for backend in (database, f"delta://{folder}/lake"):
             results.append(one_server(backend, folder, options.minutes))
     (peer, peer_many, limit, peer_memory), (ours, our_many, _, our_memory) = results
@@ -144,7 +161,7 @@ def main() -> None:
 
 
 def one_server(backend: str, folder: Path, minutes: float) -> tuple[dict[str, float], tuple[float, float], float, list[float]]:
-    with mlflow_server(backend, folder) as (uri, pid):
+    with mlflow_server(backend, folder, workers=2) as (uri, pid):
         client = MlflowClient(uri, uri)
         short_run(client)
         limit = statistics.median(median(lambda: urllib.request.urlopen(f"{uri}/health").read(), 100) for _ in range(3))

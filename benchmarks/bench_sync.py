@@ -22,9 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from _harness import Row, scratch, show
-from _servers import mlflow_server
 from bench_read_runs import make_database
 from mlflow.tracking import MlflowClient
+
+from tests.servers import mlflow_server
 
 POINTS_A_METRIC = 10
 _CHILD = (

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from spark_tracking.lake.log import Table, transaction
+from spark_tracking.lake.columns import among
+from spark_tracking.lake.log import Table, quoted, transaction
 from spark_tracking.lake.project import rows as project_rows
 from spark_tracking.lake.state import Entity
 from spark_tracking.lake.tables import LOGS, TableSpec
@@ -48,8 +48,7 @@ class DerivedTable(Table):
         if not ids:
             return {}
         key = self.spec.key
-        wanted = pc.field(key) == ids[0] if len(ids) == 1 else pc.field(key).isin(ids)
-        found = self.select(wanted, [key, "state"])
+        found = self.select(among(key, ids), [key, "state"])
         pairs = zip(found[key].to_pylist(), found["state"].to_pylist())
         return {id: Entity.unpack(self.spec.kind, id, state) for id, state in pairs}
 
@@ -72,7 +71,7 @@ class DerivedTable(Table):
         transactions = [transaction(name, version) for name, version in watermarks.items()]
         # delta-rs checks that what is written satisfies the predicate, so it names the new rows, too
         ids = sorted({*stored, *rows[self.spec.key].to_pylist()})
-        predicate = f"{self.spec.key} IN ({', '.join(_quote(id) for id in ids)})" if stored else None
+        predicate = f"{self.spec.key} IN ({quoted(ids)})" if stored else None
         self.rewrite(rows, predicate, transactions, FILE_BYTES)
         self._watermarks = None
 
@@ -85,7 +84,3 @@ class DerivedTable(Table):
         rows: pa.Table = project_rows(self.spec.kind, entities)
         self.rewrite(rows, "", [transaction(name, version) for name, version in watermarks.items()], FILE_BYTES)
         self._watermarks = None
-
-
-def _quote(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"

@@ -369,21 +369,21 @@ class Lake:
         return self._vacuum(keep, dry_run, orphans)
 
     def _vacuum(self, keep: timedelta, dry_run: bool, orphans: bool) -> dict[str, list[str]]:
-        removed = {}
         with self._lock:
             self._poll()
             needed = {name: min(self._view.watermark(kind, name) for kind in BY_KIND) for name in self._view.logs}
-        for spec in BY_NAME.values():
-            table = maintain.open_table(self.uri.root, spec)
-            removed[spec.name] = maintain.vacuum(table, keep, needed.get(spec.name, table.version()), dry_run, orphans)
-        return removed
+        tables = {spec.name: maintain.open_table(self.uri.root, spec) for spec in BY_NAME.values()}
+        return {name: maintain.vacuum(table, keep, needed.get(name, table.version()), dry_run, orphans) for name, table in tables.items()}
 
     def purge(self, kind: str, ids: Collection[str]) -> None:
         """Delete for good, a run's metrics of models included: nobody sees them again, `drop_purged` takes their rows."""
-        whole = [Event(kind, id, "purge", "", None) for id in ids]
-        runs = ids if kind == "run" else ()
-        measured = self._view.models_measured_by
-        self.commit(lambda: whole + [Event("logged_model", model, "purged_run", run, "") for model, run in measured(runs)])
+
+        def events() -> list[Event]:
+            measured = self._view.models_measured_by(ids) if kind == "run" else ()
+            of_models = [Event("logged_model", model, "purged_run", run, "") for model, run in measured]
+            return [Event(kind, id, "purge", "", None) for id in ids] + of_models
+
+        self.commit(events)
 
     def drop_purged(self) -> int:
         """Take the rows of purged things out of the logs; returns how many went."""
@@ -482,7 +482,7 @@ def _close_all() -> None:
                 "The lake at %s could not be settled at exit: %s. What was acknowledged is in its journal; the next process that "
                 "opens the lake brings it into the tables.",
                 lake.uri,
-                str(error).partition("\n")[0],
+                str(error).partition("\n")[0].rstrip("."),
             )
 
 

@@ -6,7 +6,7 @@ very commit that wrote the rows, so each row gets in exactly once, whoever write
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from urllib.parse import unquote
@@ -245,6 +245,11 @@ class Table:
 def transaction(name: str, version: int, retired: bool = False) -> Transaction:
     """An application transaction; a retired one goes with the next checkpoint, a live one never expires."""
     return Transaction(name, version, 1) if retired else Transaction(name, version)
+
+
+def quoted(texts: Iterable[str]) -> str:
+    """Texts as literals of a predicate's IN list."""
+    return ", ".join("'" + text.replace("'", "''") + "'" for text in texts)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ import pyarrow.dataset as ds
 from deltalake.exceptions import CommitFailedError
 
 from spark_tracking.lake.derived import FILE_BYTES, DerivedTable
-from spark_tracking.lake.log import WRITER_PROPERTIES, Raced, Table
+from spark_tracking.lake.log import WRITER_PROPERTIES, Raced, Table, quoted
 from spark_tracking.lake.tables import BY_NAME, EVENTS_LOG, METRICS_LOG, TableSpec
 
 LOG_FILE_BYTES = 64 * 1024 * 1024
@@ -86,7 +86,7 @@ def drop_purged_rows(root: str) -> int:
         purged = events.select(of_kind & (pc.field("field") == "purge"), ["id"])["id"].unique().to_pylist()
         for ids in _batches(sorted(purged)):
             rest = of_kind & (pc.field("field") != "purge") & pc.field("id").isin(ids)
-            named = _names(ids)
+            named = quoted(ids)
             removed += _delete(events, rest, f"kind = '{kind}' AND field != 'purge' AND id IN ({named})")
             if kind == "run":
                 removed += _delete(metrics, pc.field("run_id").isin(ids), f"run_id IN ({named})")
@@ -118,10 +118,6 @@ def _delete(table: Table, rows: ds.Expression, predicate: str) -> int:
     except Raced:
         return 0
     return int(count)
-
-
-def _names(ids: Iterable[str]) -> str:
-    return ", ".join("'" + id.replace("'", "''") + "'" for id in ids)
 
 
 def _batches(ids: list[str]) -> Iterable[list[str]]:

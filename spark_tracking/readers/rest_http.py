@@ -128,7 +128,12 @@ def _host_credentials(tracking_uri: str) -> Any:
     scheme = tracking_uri.split(":", 1)[0].lower()
     if scheme in ("", "file", "mssql") or tracking_uri.startswith(("/", ".")) or (":" not in tracking_uri and scheme != "databricks"):
         path = tracking_uri.removeprefix("file://")
-        lacks = "holds no lake, no system.mlflow tables and no mlruns" if os.path.isdir(path) else "is no folder of this machine"
+        if scheme == "mssql":
+            lacks = "is a database of a kind that is not read"
+        elif os.path.isdir(path):
+            lacks = "holds no lake, no system.mlflow tables and no mlruns"
+        else:
+            lacks = "is no folder of this machine"
         raise InvalidUri(
             f"'{redact(tracking_uri)}' cannot be read: it {lacks}. Expected a lake (delta:///…), an MLflow database (sqlite:///…, "
             "postgresql://…, mysql://…) or a server (http://…, https://…, databricks, azureml://…)."

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
-import socket
-import subprocess
 import sys
 import time
 import types
@@ -17,31 +13,15 @@ import mlflow
 import pytest
 import requests
 
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+from tests.servers import mlflow_server
 
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a real `mlflow server` on SQLite."""
     folder = tmp_path_factory.mktemp("server")
-    address = f"http://127.0.0.1:{free_port()}"
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", address.rpartition(":")[2], "--workers", "1"]
-    command += ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", str(folder / "artifacts")]
-    environ = {name: text for name, text in os.environ.items() if not name.startswith(("MLFLOW_", "SPARK_TRACKING_"))}
-    environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # five processes that tests have no use for
-    with (
-        (folder / "log").open("wb") as log,
-        subprocess.Popen(command, stdout=log, stderr=log, env=environ, start_new_session=True) as process,
-    ):
-        try:
-            wait_for(lambda: requests.get(f"{address}/health", timeout=5).ok, "mlflow server")
-            yield address
-        finally:
-            os.killpg(process.pid, signal.SIGKILL)  # its graceful end takes ten seconds
+    with mlflow_server(f"sqlite:///{folder}/mlflow.db", folder) as started:
+        yield started.url
 
 
 def wait_for(ready: Callable[[], bool], what: str, seconds: float = 120) -> None:

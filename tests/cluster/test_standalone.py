@@ -16,7 +16,9 @@ from textwrap import dedent
 import mlflow
 import pytest
 
-from .conftest import free_port, wait_for
+from tests.servers import free_port
+
+from .conftest import wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 SCRIPT = Path(__file__).parents[2] / "init_scripts" / "spark-tracking-init.sh"

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import mlflow
 import pytest
 from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelInput, LoggedModelOutput, Metric, Param, RunTag
 from mlflow.tracking import MlflowClient
+
+from tests.servers import mlflow_server
 
 T0 = 1_700_000_000_000
 
@@ -58,38 +53,6 @@ def _write_models(client: MlflowClient, experiment: str) -> None:
     client.set_registered_model_alias("wine", "champion", "2")
 
 
-@contextmanager
-def mlflow_server(backend: str, log: Path) -> Iterator[str]:
-    """`mlflow server` on a free port of this machine; its URL."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    environ = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            [*command, "--backend-store-uri", backend], stdout=output, stderr=output, env=environ, start_new_session=True
-        )
-        try:
-            url = f"http://127.0.0.1:{port}"
-            _wait_until_healthy(url, process, log)
-            yield url
-        finally:
-            os.killpg(process.pid, 15)
-            process.wait(20)
-
-
-def _wait_until_healthy(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    for _ in range(240):
-        try:
-            urllib.request.urlopen(f"{url}/health", timeout=2)
-            return
-        except OSError:
-            assert process.poll() is None, log.read_text()
-            time.sleep(0.5)
-    raise AssertionError(f"the server did not start: {log.read_text()}")
-
-
 @pytest.fixture(scope="session")
 def history() -> Callable[[str, Path], None]:
     """What writes the history: to a tracking URI, with artifacts below a folder."""
@@ -115,16 +78,10 @@ def lake_with_history(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="session")
-def serve() -> Callable[[str, Path], AbstractContextManager[str]]:
-    """What starts `mlflow server`: backend URI and log file in, URL out."""
-    return mlflow_server
-
-
-@pytest.fixture(scope="session")
 def server_uri(database_uri: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """`mlflow server` over the database."""
-    with mlflow_server(database_uri, tmp_path_factory.mktemp("server") / "log") as url:
-        yield url
+    with mlflow_server(database_uri, tmp_path_factory.mktemp("server")) as server:
+        yield server.url
 
 
 @pytest.fixture(autouse=True)

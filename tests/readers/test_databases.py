@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -18,41 +17,10 @@ from spark_tracking.errors import PermissionRefused, Unavailable
 from spark_tracking.readers import open_reader, sql
 from spark_tracking.readers.query import Query
 from spark_tracking.readers.schemas import TABLES
+from tests.servers import free_port, postgresql, postgresql_programs
 
 History = Callable[[str, Path], None]
 pytestmark = pytest.mark.slow
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@contextmanager
-def postgresql(folder: Path) -> Iterator[str]:
-    """A PostgreSQL server on loopback that asks for a password; the URI of an empty database."""
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
-    if not found:
-        pytest.skip("PostgreSQL is not installed (apt-get install postgresql)")
-    pytest.importorskip("psycopg2")
-    as_user = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []  # PostgreSQL refuses to run as root
-    (folder / "password").write_text("s3cret")
-    if as_user:
-        shutil.chown(folder, "postgres")
-        shutil.chown(folder / "password", "postgres")
-    programs, port, data = found[-1].parent, free_port(), str(folder / "data")
-
-    def run(*command: str) -> None:
-        subprocess.run([*as_user, *command], check=True, stdout=subprocess.DEVNULL)
-
-    run(str(programs / "initdb"), "-D", data, "-U", "me", "-A", "scram-sha-256", f"--pwfile={folder / 'password'}", "-E", "UTF8")
-    options = f"-h 127.0.0.1 -p {port} -k {folder} -c fsync=off"
-    run(str(programs / "pg_ctl"), "-D", data, "-l", str(folder / "log"), "-w", "-o", options, "start")
-    try:
-        yield f"postgresql+psycopg2://me:s3cret@127.0.0.1:{port}/postgres"
-    finally:
-        run(str(programs / "pg_ctl"), "-D", data, "-m", "immediate", "stop")
 
 
 @contextmanager
@@ -90,7 +58,17 @@ def mysql(folder: Path) -> Iterator[str]:
         server.wait(60)
 
 
-SERVERS: dict[str, Callable[[Path], AbstractContextManager[str]]] = {"postgresql": postgresql, "mysql": mysql}
+@contextmanager
+def quick_postgresql(folder: Path) -> Iterator[str]:
+    """A PostgreSQL server that does not wait for the disk."""
+    if postgresql_programs() is None:
+        pytest.skip("PostgreSQL is not installed (apt-get install postgresql)")
+    pytest.importorskip("psycopg2")
+    with postgresql(folder, "fsync=off") as uri:
+        yield uri
+
+
+SERVERS: dict[str, Callable[[Path], AbstractContextManager[str]]] = {"postgresql": quick_postgresql, "mysql": mysql}
 
 
 @pytest.fixture(scope="module", params=SERVERS)

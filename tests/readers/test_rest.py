@@ -8,7 +8,6 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,11 +20,11 @@ from spark_tracking import read
 from spark_tracking.errors import InvalidInput, InvalidUri, NotFound, PermissionRefused, Unavailable
 from spark_tracking.readers import open_reader, rest, rest_http
 from spark_tracking.readers.query import Query
+from tests.servers import mlflow_server
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-Serve = Callable[[str, Path], AbstractContextManager[str]]
 Fault = Callable[[BaseHTTPRequestHandler], bool]
 
 
@@ -80,11 +79,11 @@ class Proxy:
 
 
 @pytest.fixture(scope="module")
-def own_server(tmp_path_factory: pytest.TempPathFactory, serve: Serve) -> Iterator[str]:
+def own_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A server for the tests that write."""
     folder = tmp_path_factory.mktemp("own")
-    with serve(f"sqlite:///{folder / 'mlflow.db'}", folder / "log") as url:
-        yield url
+    with mlflow_server(f"sqlite:///{folder / 'mlflow.db'}", folder) as server:
+        yield server.url
 
 
 @pytest.fixture

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -24,6 +22,7 @@ from mlflow.exceptions import MlflowException
 from packaging.version import Version
 
 from spark_tracking.store import scorer_store
+from tests.servers import mlflow_server
 
 FEATURES = pd.DataFrame({"a": np.arange(40.0), "b": np.arange(40.0) % 7})
 TARGET = (FEATURES["a"] > 20).astype(int)
@@ -155,28 +154,8 @@ def test_mlflow_gc_empties_the_trash_with_its_artifacts(on_lake: str, tmp_path: 
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of an `mlflow server` on a new lake, artifacts proxied."""
     folder = tmp_path_factory.mktemp("server")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    lake = f"delta://{folder / 'lake'}"
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", lake, "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--workers", "2", "--artifacts-destination", str(folder / "lake" / "artifacts")]
-    log = (folder / "log").open("w")
-    process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, start_new_session=True)
-    url = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(600):
-            try:
-                urllib.request.urlopen(f"{url}/health", timeout=2)
-                break
-            except OSError:
-                assert process.poll() is None, (folder / "log").read_text()
-                time.sleep(0.1)
-        yield url
-    finally:
-        os.killpg(process.pid, 15)
-        process.wait(30)
-        log.close()
+    with mlflow_server(f"delta://{folder / 'lake'}", folder, workers=2) as started:
+        yield started.url
 
 
 def call(url: str, path: str, body: Any = None, method: str | None = None) -> tuple[int, Any]:

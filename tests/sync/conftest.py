@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +9,6 @@ import mlflow
 import pytest
 from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelInput, LoggedModelOutput, Metric, Param, RunTag
 from mlflow.tracking import MlflowClient
-
-from tests.readers.conftest import mlflow_server
 
 T0 = 1_700_000_000_000
 INFO = ("run_name", "user_id", "status", "start_time", "end_time", "lifecycle_stage")
@@ -116,26 +111,6 @@ def _model(m: Any, names: dict[str, str]) -> tuple[Any, ...]:
     points = [(x.key, x.value, x.step, x.timestamp, x.run_id, x.dataset_name, x.dataset_digest) for x in m.metrics or ()]
     facts = (names[m.experiment_id], m.name, m.model_type, m.source_run_id, m.status, m.params, m.tags, m.creation_timestamp)
     return (*facts, points)
-
-
-@pytest.fixture(scope="session")
-def serve() -> Callable[..., AbstractContextManager[str]]:
-    """What starts `mlflow server`: backend URI and log file in, URL out. Its artifacts lie beside the log."""
-
-    @contextmanager
-    def started(backend: str, log: Path) -> Iterator[str]:
-        os.environ["MLFLOW_ARTIFACTS_DESTINATION"] = str(log.parent / "artifacts-of-server")
-        try:
-            server = mlflow_server(backend, log)
-            url = server.__enter__()
-        finally:
-            del os.environ["MLFLOW_ARTIFACTS_DESTINATION"]
-        try:
-            yield url
-        finally:
-            server.__exit__(None, None, None)
-
-    return started
 
 
 @pytest.fixture(scope="session")

@@ -21,6 +21,7 @@ from mlflow.tracking import MlflowClient
 from spark_tracking.lake import Lake
 from spark_tracking.sync import sync
 from spark_tracking.uri import LakeUri
+from tests.servers import mlflow_server
 from tests.sync.conftest import T0, portable, shown
 
 _SYNC = "import sys; from spark_tracking.sync import sync; r = sync(sys.argv[1], sys.argv[2]); sys.exit(not r.ok)"
@@ -137,11 +138,11 @@ def write_oddly(uri: str, name: str) -> None:
     client.create_registered_model(name.replace("/", "-").replace(":", "-"), {"name": name}, name)
 
 
-def test_odd_names_arrive_on_a_server(tmp_path: Path, serve: Any) -> None:
+def test_odd_names_arrive_on_a_server(tmp_path: Path) -> None:
     source = f"delta://{tmp_path / 'a'}"
     for name in ODD:
         write_oddly(source, name)
-    with serve(f"sqlite:///{tmp_path / 'target.db'}", tmp_path / "log") as url:
+    with mlflow_server(f"sqlite:///{tmp_path / 'target.db'}", tmp_path) as (url, _):
         result = sync(source, url)
         assert result.ok, result.failures
         assert portable(url) == portable(source)
@@ -149,12 +150,12 @@ def test_odd_names_arrive_on_a_server(tmp_path: Path, serve: Any) -> None:
 
 
 @pytest.mark.slow
-def test_a_target_that_is_killed_and_started_again_is_waited_for(database: str, lake_uri: str, tmp_path: Path, serve: Any) -> None:
+def test_a_target_that_is_killed_and_started_again_is_waited_for(database: str, lake_uri: str, tmp_path: Path) -> None:
     from tests.sync.proxy import Proxy
 
     sync(database, lake_uri)
     backend = f"sqlite:///{tmp_path / 'target.db'}"
-    with serve(backend, tmp_path / "log") as first, Proxy(first) as proxy:
+    with mlflow_server(backend, tmp_path) as (first, _), Proxy(first) as proxy:
         down = threading.Event()
 
         def fault(handler: Any, passed_on: Any) -> bool:
@@ -171,7 +172,7 @@ def test_a_target_that_is_killed_and_started_again_is_waited_for(database: str, 
         worker = threading.Thread(target=lambda: finished.append(sync(lake_uri, proxy.url)))
         worker.start()
         assert down.wait(120)
-        with serve(backend, tmp_path / "log2") as second:
+        with mlflow_server(backend, tmp_path) as (second, _):
             proxy.target = second
             worker.join(180)
             assert finished and (finished[0].ok or sync(lake_uri, proxy.url).ok)

@@ -17,22 +17,23 @@ from spark_tracking.errors import InvalidInput
 from spark_tracking.sync import server as servers
 from spark_tracking.sync import sync
 from spark_tracking.uri import LakeUri
+from tests.servers import mlflow_server
 from tests.sync.conftest import T0, portable
 from tests.sync.proxy import Proxy
 
 
 @pytest.fixture(scope="module")
-def target(tmp_path_factory: pytest.TempPathFactory, serve: Any) -> Iterator[str]:
+def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A server for those tests whose experiments and models have names of their own."""
     folder = tmp_path_factory.mktemp("target")
-    with serve(f"sqlite:///{folder / 'mlflow.db'}", folder / "log") as url:
+    with mlflow_server(f"sqlite:///{folder / 'mlflow.db'}", folder) as (url, _):
         yield url
 
 
 @pytest.fixture
-def empty(tmp_path: Path, serve: Any) -> Iterator[str]:
+def empty(tmp_path: Path) -> Iterator[str]:
     """A server that nobody has used."""
-    with serve(f"sqlite:///{tmp_path / 'target.db'}", tmp_path / "log") as url:
+    with mlflow_server(f"sqlite:///{tmp_path / 'target.db'}", tmp_path) as (url, _):
         yield url
 
 

@@ -15,6 +15,7 @@ from mlflow.tracking import MlflowClient
 
 from spark_tracking.readers import rest
 from spark_tracking.sync import histories, sync
+from tests.servers import mlflow_server
 from tests.sync.conftest import T0, shown, write_history
 from tests.sync.proxy import Proxy
 
@@ -29,7 +30,7 @@ def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, serve: Any) -> Iterator[str]:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A server with the history, and a run whose metric does not fit into one page."""
     folder = tmp_path_factory.mktemp("served")
     uri = f"sqlite:///{folder / 'mlflow.db'}"
@@ -38,7 +39,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, serve: Any) -> Iterator[str
     long = client.create_run("1", run_name="long", start_time=T0 + 50).info.run_id
     for start in range(0, LONG, 1000):
         client.log_batch(long, [Metric("long", float(i), T0 + i, i) for i in range(start, min(start + 1000, LONG))])
-    with serve(uri, folder / "log") as url:
+    with mlflow_server(uri, folder) as (url, _):
         yield url
 
 
@@ -165,13 +166,13 @@ def test_a_point_behind_the_latest_step_is_found_by_verify(server: str, lake_uri
 
 
 @pytest.mark.slow
-def test_a_metric_longer_than_the_server_gives_at_once(tmp_path: Path, serve: Any, lake_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_metric_longer_than_the_server_gives_at_once(tmp_path: Path, lake_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     client = MlflowClient(uri)
     run = client.create_run("0", run_name="long").info.run_id
     for start in range(0, 26_000, 1000):
         client.log_batch(run, [Metric("long", float(i), T0 + i, i) for i in range(start, start + 1000)])
-    with serve(uri, tmp_path / "log") as url:
+    with mlflow_server(uri, tmp_path) as (url, _):
         assert sync(url, lake_uri).points == 26_000
     assert shown(lake_uri)["runs"] == shown(uri)["runs"]

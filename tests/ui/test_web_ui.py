@@ -7,9 +7,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +17,8 @@ import requests
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="the browser tests need selenium (pip install selenium)")
 from selenium.webdriver.chrome.service import Service  # noqa: E402
+
+from tests.servers import mlflow_server  # noqa: E402
 
 SCREENSHOTS = Path(__file__).parent.parent / "screenshots"
 QUIET = ("favicon", "/mlflow/ui-telemetry", "/mlflow/users/current")
@@ -44,33 +43,13 @@ class Echo(mlflow.pyfunc.PythonModel):
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """An `mlflow server` on a lake with an experiment of nested runs, curves, a logged and a registered model."""
-    lake = f"delta://{tmp_path_factory.mktemp('ui')}/lake"
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    url = f"http://127.0.0.1:{port}"
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", lake, "--port", str(port), "--workers", "1"]
-    process = subprocess.Popen([*command, "--host", "127.0.0.1"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        _wait_for(url)
-        yield {"url": url, **_runs(lake)}
-    finally:
-        process.terminate()
-        process.wait(30)
-
-
-def _wait_for(url: str) -> None:
-    for _ in range(240):
-        try:
-            if requests.get(f"{url}/health", timeout=5).ok:
-                return
-        except requests.ConnectionError:
-            time.sleep(0.5)
-    raise AssertionError("mlflow server did not start")
+    folder = tmp_path_factory.mktemp("ui")
+    lake = f"delta://{folder}/lake"
+    with mlflow_server(lake, folder) as started:
+        yield {"url": started.url, **_runs(lake)}
 
 
 def _runs(lake: str) -> dict[str, str]:
-    before = mlflow.get_tracking_uri()
     mlflow.set_tracking_uri(lake)
     try:
         experiment = mlflow.create_experiment("wine")
@@ -86,7 +65,7 @@ def _runs(lake: str) -> dict[str, str]:
         mlflow.MlflowClient().set_registered_model_alias("echo", "champion", 1)
         return {"experiment": experiment, "run": children[0], "runs": json.dumps(children), "model": model.model_id or ""}
     finally:
-        mlflow.set_tracking_uri(before)
+        mlflow.set_tracking_uri(None)
 
 
 @pytest.fixture(scope="module")

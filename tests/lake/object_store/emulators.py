@@ -15,6 +15,8 @@ from pathlib import Path
 import obstore
 from obstore.store import from_url
 
+from tests.servers import free_port
+
 BUCKET = "lakes"
 ACCOUNT = "devstoreaccount1"
 # Azurite's only account and its key, which are public: https://github.com/Azure/Azurite#default-storage-account
@@ -97,12 +99,6 @@ def make_container(connection: str) -> None:
     from azure.storage.blob import BlobServiceClient
 
     BlobServiceClient.from_connection_string(connection).create_container(BUCKET)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def wait_for(port: int, process: subprocess.Popen[bytes], seconds: float = 60.0) -> None:
