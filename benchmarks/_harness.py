@@ -6,6 +6,7 @@ noisy. `limit` is what the machine could do at most, where that is known.
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import shutil
 import statistics
@@ -16,6 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for `tests.servers`
 
@@ -63,6 +65,17 @@ def times(action: Callable[[], object], count: int) -> list[float]:
 def median(action: Callable[[], object], count: int) -> float:
     """Median seconds of a call."""
     return statistics.median(times(action, count))
+
+
+@contextmanager
+def apart() -> Iterator[Callable[..., Any]]:
+    """A process of the peer's own, with a Spark of its own: what we do to Spark's workers must not help it.
+
+    Yields:
+        Call it with a function of a module and its arguments; the function's result comes back.
+    """
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        yield lambda function, *arguments: pool.apply(function, arguments)
 
 
 @contextmanager

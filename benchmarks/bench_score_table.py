@@ -1,9 +1,9 @@
-"""`score_table` against `mlflow.pyfunc.spark_udf` and a write: Delta to Delta, same table, same model, same session.
+"""`score_table` against `mlflow.pyfunc.spark_udf` and a write: Delta to Delta, same table, same model, each in a session of its own.
 
     python benchmarks/bench_score_table.py [--rows N] [--only cheap,trees,files,partitions,big,wide,nothing]
 
-`limit` is what the cores can do in the same run: for the cheap model read + predict + write with pyarrow alone, one process per
-core; for the trees predict alone on batches in memory. Peer and ours alternate; the first round of each is cold and printed apart.
+`limit` is what the cores can do in the same run: read + predict + write with pyarrow alone, one process per core; what predict alone
+takes on batches in memory is printed beside it. Peer and ours alternate; the first round of each is cold and printed apart.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 from _big import Big
-from _harness import Row, median, scratch, show
+from _harness import Row, apart, median, scratch, show
 from mlflow.models import infer_signature
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as f
@@ -62,17 +62,21 @@ def table(spark: SparkSession, folder: Path, rows: int, columns: int, files: int
     return str(folder)
 
 
-def peer(spark: SparkSession, model: str, source: str, target: str) -> None:
-    """What one writes without us."""
+def peer(slots: int, model: str, source: str, target: str) -> None:
+    """What one writes without us; in a process and session of its own."""
+    spark = local_spark("peer", cores=slots, memory="3g")
     predict = mlflow.pyfunc.spark_udf(spark, model)
     rows = spark.read.format("delta").load(source)
     rows.select("id", predict(*NAMES).alias("prediction")).write.format("delta").mode("overwrite").save(target)
 
 
+kept = functools.cache(mlflow.pyfunc.load_model)
+
+
 def by_hand(work: tuple[str, str, str]) -> None:
     """One file read, predicted and written without Spark."""
     model, source, target = work
-    loaded = mlflow.pyfunc.load_model(model)
+    loaded = kept(model)
     with pq.ParquetFile(source) as file:
         for number, batch in enumerate(file.iter_batches(128 * 1024, columns=["id", *NAMES], use_threads=False)):
             frame = batch.to_pandas()
@@ -83,20 +87,23 @@ def by_hand(work: tuple[str, str, str]) -> None:
 def predict_only(work: tuple[str, int]) -> None:
     """Predictions for rows in memory."""
     model, rows = work
-    loaded = mlflow.pyfunc.load_model(model)
+    loaded = kept(model)
     frame = pd.DataFrame(np.random.default_rng(2).random((min(rows, 100_000), 20)), columns=NAMES)
     for _ in range(max(1, rows // len(frame))):
         loaded.predict(frame)
 
 
-def memory(name: str = "pyspark.daemon") -> tuple[float, float]:
-    """GB that the Python workers hold, shared pages counted once (PSS); and as `top` shows it, counted for each (RSS)."""
-    total = {"Pss:": 0, "Rss:": 0}
-    for process in Path("/proc").glob("[0-9]*"):
+def memory() -> tuple[float, float]:
+    """GB that this session's Python workers hold, shared pages counted once (PSS); and as `top` shows it, counted for each (RSS)."""
+    jvm = SparkSession.active().sparkContext._gateway.proc.pid  # type: ignore[union-attr]
+    total, family = {"Pss:": 0, "Rss:": 0}, {jvm}
+    for process in sorted(int(path.name) for path in Path("/proc").glob("[0-9]*")):  # children have greater numbers
         try:
-            if name not in (process / "cmdline").read_text():
+            parent = int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
+            if parent not in family:
                 continue
-            for line in (process / "smaps_rollup").read_text().splitlines():
+            family.add(process)
+            for line in Path(f"/proc/{process}/smaps_rollup").read_text().splitlines():
                 if line.split()[0] in total:
                     total[line.split()[0]] += int(line.split()[1])
         except (OSError, IndexError):
@@ -109,6 +116,8 @@ class Bench:
     """One run: its session, scratch folder, size and results."""
 
     spark: SparkSession
+    elsewhere: Callable[..., Any]
+    slots: int
     folder: Path
     rows: int
     results: list[Row]
@@ -136,7 +145,7 @@ class Bench:
         return self.results[-1]
 
     def theirs(self, model: str, source: str, title: str) -> object:
-        return peer(self.spark, model, source, str(self.folder / f"peer {title}"))
+        return self.elsewhere(peer, self.slots, model, source, str(self.folder / f"peer {title}"))
 
     def ours(self, model: str, source: str, title: str) -> object:
         return score_table(self.spark, model, source, str(self.folder / f"ours {title}"), keep=["id"], mode="overwrite")
@@ -162,19 +171,24 @@ class Bench:
         return self.alternate(f"{self.rows:,} x 20, logistic", self.cheap_model, self.source, "").ours / self.rows
 
     def cheap(self) -> None:
-        files = sorted(Path(self.source).glob("*.parquet"))
-        works = [(self.cheap_model, str(file), str(self.folder / f"hand{i}")) for i, file in enumerate(files)]
-        with multiprocessing.get_context("spawn").Pool(CORES) as pool:
-            hand = functools.partial(pool.map, by_hand, works, chunksize=1)
-            self.alternate(f"{self.rows:,} x 20, logistic", self.cheap_model, self.source, ">= 8x; >= 0.5 of limit", hand)
+        self.against_limits(f"{self.rows:,} x 20, logistic", self.cheap_model, ">= 8x; >= 0.5 of limit")
 
     def trees(self) -> None:
         """With scikit-learn's trees of depth 3, and with such as boosted models have that cost something."""
         for depth in (3, 10):
             model = save(self.folder / f"trees {depth}", GradientBoostingClassifier(n_estimators=50, max_depth=depth))
-            with multiprocessing.get_context("spawn").Pool(CORES) as pool:
-                alone = functools.partial(pool.map, predict_only, [(model, self.rows // CORES)] * CORES, chunksize=1)
-                self.alternate(f"{self.rows:,} x 20, 50 trees of depth {depth}", model, self.source, ">= 0.9 of limit", alone)
+            self.against_limits(f"{self.rows:,} x 20, 50 trees of depth {depth}", model, ">= 0.9 of predict alone")
+
+    def against_limits(self, title: str, model: str, reach: str) -> None:
+        """Beside the peer, reading + predicting + writing by hand, and predicting alone."""
+        files = sorted(Path(self.source).glob("*.parquet"))
+        works = [(model, str(file), str(self.folder / f"hand{i}")) for i, file in enumerate(files)]
+        with multiprocessing.get_context("spawn").Pool(CORES) as pool:
+            hand = functools.partial(pool.map, by_hand, works, chunksize=1)
+            alone = functools.partial(pool.map, predict_only, [(model, self.rows // CORES)] * CORES, chunksize=1)
+            row = self.alternate(title, model, self.source, reach, hand)
+            alone()
+            print(f"{title}: predict alone, on batches in memory: {median(alone, ROUNDS) / row.ours:.2f} of our time", flush=True)
 
     def files(self) -> None:
         given = table(self.spark, self.folder / "small", self.rows, 20, 1000)
@@ -192,12 +206,12 @@ class Bench:
         del estimator
         source = table(self.spark, self.folder / "big source", self.rows, 20, 4 * CORES)
         notes = Path(self.folder / "notes")
-        for title, action in (("ours", self.ours), ("peer", self.theirs)):
+        for title, action, held in (("ours", self.ours, memory), ("peer", self.theirs, lambda: self.elsewhere(memory))):
             notes.write_text("")
             begin = time.perf_counter()
             action(model, source, "big")
             cold = time.perf_counter() - begin
-            shared, summed = memory()
+            shared, summed = held()
             loads = Counter(notes.read_text().split())
             print(
                 f"1 GB model, 4 workers, {title}: cold {cold:.1f} s, {sum(loads.values())} loads in {len(loads)} processes, "
@@ -240,8 +254,8 @@ def main() -> None:
         if not sections:
             continue
         spark = local_spark("bench", cores=slots, memory="3g")
-        with scratch() as folder:
-            bench = Bench(spark, folder, given.rows, [])
+        with scratch() as folder, apart() as elsewhere:
+            bench = Bench(spark, elsewhere, slots, folder, given.rows, [])
             for section in sections:
                 getattr(bench, section)()
             results += bench.results

@@ -2,12 +2,13 @@
 
     python benchmarks/bench_score_udf.py [--rows N] [--only cheap,tasks,big]
 
-A cheap model, 64 tasks, and a model of 100 MB; loads are counted by process with a model that notes each of its loads.
+A cheap model, 64 tasks, and a model of 100 MB, of which each load is noted. Each side has a session of its own, and they alternate.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import statistics
 import time
@@ -18,9 +19,9 @@ from typing import Any
 import mlflow
 import numpy as np
 import pandas as pd
-from _harness import Row, scratch, show
+from _harness import Row, apart, scratch, show
 from mlflow.models import infer_signature
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as f
 from sklearn.linear_model import LinearRegression
 
@@ -29,6 +30,7 @@ from spark_tracking.scoring import score_udf
 
 NAMES = [f"x{i}" for i in range(20)]
 ROUNDS = 5
+TASKS = 64
 FEATURES = pd.DataFrame(np.random.default_rng(1).random((2000, 20)), columns=NAMES)
 SIGNATURE = infer_signature(FEATURES, pd.DataFrame({"y": [0.5]}))
 
@@ -54,47 +56,74 @@ def seconds(df: DataFrame, predict: Any) -> float:
     return time.perf_counter() - begin
 
 
-def compare(spark: SparkSession, df: DataFrame, model: str, title: str, reach: str) -> Row:
-    """Medians of both, alternating, after one warm round."""
-    theirs, mine = mlflow.pyfunc.spark_udf(spark, model), score_udf(spark, model)
-    taken = [(seconds(df, theirs), seconds(df, mine)) for _ in range(1 + ROUNDS)]
-    peer, ours = (statistics.median(times[1:]) for times in zip(*taken, strict=True))
-    print(f"{title}: cold {taken[0][0]:.1f} s (peer), {taken[0][1]:.1f} s (ours); warm {peer:.2f}, {ours:.2f} s", flush=True)
-    return Row(title, peer, ours, "s", reach)
+class Side:
+    """Peer or us, in a session of its own."""
+
+    def __init__(self, name: str, folder: Path) -> None:
+        self.spark, self._make = local_spark(name, memory="3g"), {"spark_udf": mlflow.pyfunc.spark_udf, "score_udf": score_udf}[name]
+        self._rows = self.spark.read.parquet(str(folder / "rows"))
+        self._small = self._rows.limit(TASKS * 1000).repartition(TASKS).cache()
+
+    @functools.cache  # noqa: B019  # as long as the benchmark
+    def udf(self, model: str) -> Any:
+        return self._make(self.spark, model)
+
+    def pass_over(self, model: str, small: bool) -> float:
+        return seconds(self._small if small else self._rows, self.udf(model))
+
+
+@functools.cache
+def peer(folder: Path) -> Side:
+    """The peer, in its process."""
+    return Side("spark_udf", folder)
+
+
+def peer_pass(folder: Path, model: str, small: bool) -> float:
+    """One of its passes."""
+    return peer(folder).pass_over(model, small)
+
+
+def make(folder: Path, rows: int) -> None:
+    """Rows in four files, and the models."""
+    spark = local_spark("score_udf", memory="3g")
+    made = spark.range(0, rows, 1, 4).select("id", *[f.rand(i).alias(name) for i, name in enumerate(NAMES)])
+    made.write.parquet(str(folder / "rows"))
+    model = LinearRegression().fit(FEATURES, FEATURES["x0"])
+    mlflow.sklearn.save_model(model, folder / "cheap", signature=SIGNATURE, serialization_format="cloudpickle", pip_requirements=[])
+    big = Noting(str(folder / "notes"), 100 << 20)
+    mlflow.pyfunc.save_model(folder / "big", python_model=big, signature=SIGNATURE, pip_requirements=[])
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--only", type=lambda text: text.split(","), default=["cheap", "tasks", "big"], help="sections, comma-separated")
     given = parser.parse_args()
-    spark = local_spark("bench", memory="3g")
+    works = {
+        "cheap": (f"{given.rows:,} rows, cheap model", "cheap", False, ">= 1.3x"),
+        "tasks": (f"{TASKS} tasks, cheap model", "cheap", True, ">= 3x"),
+        "big": (f"{TASKS} tasks, 100 MB model", "big", True, ">= 3x"),
+    }
     results = []
-    with scratch() as folder:
-        made = spark.range(0, given.rows, 1, 4).select("id", *[f.rand(i).alias(name) for i, name in enumerate(NAMES)])
-        made.write.parquet(str(folder / "rows"))
-        rows = spark.read.parquet(str(folder / "rows"))
-        small = rows.limit(64_000).repartition(64).cache()
-        small.count()
-        cheap = str(folder / "cheap")
-        model = LinearRegression().fit(FEATURES, FEATURES["x0"])
-        mlflow.sklearn.save_model(model, cheap, signature=SIGNATURE, serialization_format="cloudpickle", pip_requirements=[])
-        if "cheap" in given.only:
-            results.append(compare(spark, rows, cheap, f"{given.rows:,} rows, cheap model", ">= 1.3x"))
-        if "tasks" in given.only:
-            results.append(compare(spark, small, cheap, "64 tasks, cheap model", ">= 3x"))
-        if "big" in given.only:
-            notes, big = Path(folder / "notes"), str(folder / "big")
-            mlflow.pyfunc.save_model(big, python_model=Noting(str(notes), 100 << 20), signature=SIGNATURE, pip_requirements=[])
-            results.append(compare(spark, small, big, "64 tasks, 100 MB model", ">= 3x"))
-            for name, predict in (("spark_udf", mlflow.pyfunc.spark_udf(spark, big)), ("score_udf", score_udf(spark, big))):
-                notes.write_text("")
-                for _ in range(3):
-                    seconds(small, predict)
-                loads = Counter(notes.read_text().split())
-                print(f"{name}: {sum(loads.values())} loads in {len(loads)} processes, over 3 passes of 64 tasks")
+    with scratch() as folder, apart() as elsewhere:
+        make(folder, given.rows)
+        mine = Side("score_udf", folder)
+        for title, name, small, reach in (works[section] for section in given.only):
+            model, notes = str(folder / name), folder / "notes"
+            sides = {"spark_udf": functools.partial(elsewhere, peer_pass, folder), "score_udf": mine.pass_over}
+            taken: dict[str, list[float]] = {side: [] for side in sides}
+            loads: dict[str, Counter[str]] = {side: Counter() for side in sides}
+            for _ in range(1 + ROUNDS):
+                for side, action in sides.items():
+                    notes.write_text("")
+                    taken[side].append(action(model, small))
+                    loads[side].update(notes.read_text().split())
+            for side, times in taken.items():
+                noted = f"; {sum(loads[side].values())} loads in {len(loads[side])} processes" if name == "big" else ""
+                print(f"{title}, {side}: cold {times[0]:.1f} s, warm {statistics.median(times[1:]):.2f} s{noted}", flush=True)
+            results.append(Row(title, *(statistics.median(times[1:]) for times in taken.values()), "s", reach))
         show("score_udf against spark_udf", results)
-    spark.stop()
+        mine.spark.stop()
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, cast
 
 import pyarrow as pa
@@ -28,8 +29,10 @@ if TYPE_CHECKING:
     from spark_tracking.scoring.source import Place
     from spark_tracking.scoring.work import Work
 
-_PIECE_BYTES = 64 << 20  # a file larger than this is shared among tasks
-_TASKS_PER_SLOT = 3  # so that slots end together and progress shows, yet few files are written
+_ROUNDS = 2  # tasks per slot at least, so that slots end together and progress shows, yet few files are written
+_TASK_BYTES = 96 << 20  # of a larger source
+_WHOLE_BYTES = 1 << 20  # to share out a smaller file gains nothing
+_UNEVEN = 0.1  # by which a task may differ from the others so that a file stays whole
 
 
 @dataclass(frozen=True)
@@ -209,7 +212,7 @@ def _plan(work: Work, found: FileWork, folder: str) -> FilePlan:
 
 
 def deal(files: Sequence[DataFile], slots: int) -> list[tuple[Piece, ...]]:
-    """Share files out among tasks of about the same size; a task's files are of as few partitions as may be.
+    """Share files out among tasks of about the same size, whole ones where that is even; a task's are of as few partitions as may be.
 
     Args:
         files: what to read.
@@ -217,20 +220,31 @@ def deal(files: Sequence[DataFile], slots: int) -> list[tuple[Piece, ...]]:
 
     Example:
         >>> [len(task) for task in deal(thousand_small_files, slots=2)]
-        [167, 167, 167, 167, 166, 166]
+        [250, 250, 250, 250]
     """
     total = sum(file.size for file in files)
-    share = max(1, min(_PIECE_BYTES, -(-total // (slots * _TASKS_PER_SLOT))))
-    tasks: list[tuple[Piece, ...]] = []
-    current: list[Piece] = []
-    filled = 0.0
+    rounds = max(1 if len(files) <= slots else _ROUNDS, round(total / slots / _TASK_BYTES))
+    count = min(slots * rounds, max(len(files), total // _WHOLE_BYTES))
+    share = total / max(1, count)
+    tasks: list[list[Piece]] = [[]]
+    begin, cut = 0, 1
     for file in sorted(files, key=lambda file: (str(sorted(file.partition.items(), key=str)), file.path)):
-        parts = max(1, round(file.size / share)) if file.size > 1 << 20 else 1  # to share out a small file gains nothing
-        for part in range(parts):
-            size = file.size / parts
-            if current and filled + size / 2 > share:
-                tasks.append(tuple(current))
-                current, filled = [], 0.0
-            current.append(Piece(file.path, file.partition, part, parts))
-            filled += size
-    return [*tasks, tuple(current)] if current else tasks
+        edges = [0.0]
+        while cut < count and share * cut <= begin + file.size:
+            edges.append(_cut(share * cut - begin, file.size, share))
+            cut += 1
+        for number, (start, stop) in enumerate(pairwise([*edges, 1.0])):
+            if number:
+                tasks.append([])
+            if start < stop:
+                tasks[-1].append(Piece(file.path, file.partition, start, stop))
+        begin += file.size
+    return [tuple(task) for task in tasks if task]
+
+
+def _cut(at: float, size: int, share: float) -> float:
+    """Where to cut a file, as a fraction: at an end of it if one is near, since who begins within a row group decodes it in vain."""
+    near = max(share * _UNEVEN, size / 2 if size <= _WHOLE_BYTES else 0)
+    if min(at, size - at) > near:
+        return at / size
+    return 0.0 if at < size - at else 1.0

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow.fs import FileSystem, FileType
 
+from spark_tracking import pyworker
 from spark_tracking.errors import InvalidState
 from spark_tracking.scoring.file_stats import FloatBounds, partition_text, statistics
 from spark_tracking.scoring.predict import Plan, Predictor
@@ -24,18 +25,18 @@ _GROUP_BYTES = 64 << 20  # of output, per Parquet row group
 
 @dataclass(frozen=True)
 class Piece:
-    """A share of a source file: its rows from `part` / `parts` of the file to (`part` + 1) / `parts`.
+    """A share of a source file.
 
     Attributes:
         path: relative to the source's root.
         partition: partition column -> typed value.
-        part, parts: which share.
+        start, stop: which of the file's rows, as fractions of their number.
     """
 
     path: str
     partition: Mapping[str, Any]
-    part: int = 0
-    parts: int = 1
+    start: float = 0.0
+    stop: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -120,6 +121,7 @@ def run_tasks(plan: FilePlan, tasks: list[tuple[Piece, ...]], batches: Iterator[
         for number in batch.column(0).to_pylist():
             written = [asdict(file) for file in run_task(plan, tasks[number])]
             yield from pa.Table.from_pylist(written, schema=WRITTEN).to_batches()
+    pyworker.settle()
 
 
 def run_task(plan: FilePlan, pieces: tuple[Piece, ...]) -> list[Written]:
@@ -142,7 +144,7 @@ def read(plan: FilePlan, piece: Piece) -> Iterator[pa.Table]:
     ):
         _check_calendar(file, piece.path)
         total = file.metadata.num_rows
-        low, high = total * piece.part // piece.parts, total * (piece.part + 1) // piece.parts
+        low, high = int(total * piece.start), int(total * piece.stop)
         groups, first = _row_groups(file.metadata, low, high)
         if not groups:
             return
@@ -154,6 +156,8 @@ def read(plan: FilePlan, piece: Piece) -> Iterator[pa.Table]:
             at += batch.num_rows
             if start < stop:
                 yield _columns(plan, piece, batch.slice(start, stop - start))
+            if at >= high:  # the rest of the row group is another piece's
+                return
 
 
 def _check_calendar(file: pq.ParquetFile, path: str) -> None:

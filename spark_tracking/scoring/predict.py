@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -11,12 +12,15 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from spark_tracking import pyworker
 from spark_tracking.errors import InvalidInput, InvalidState
 from spark_tracking.scoring.types import WrongRowCount, to_array
 from spark_tracking.scoring.worker import ModelCopy, load
 
 Nulls = Literal["model", "skip", "error"]
 OnError = Literal["fail", "null", "report"]
+_CALL_SECONDS, _CALL_BYTES, _CALL_BATCHES = 0.1, 16 << 20, 8
+"""What a model's call in the UDF should take, and what it gets at most."""
 NULLS: tuple[Nulls, ...] = ("model", "skip", "error")
 ON_ERROR: tuple[OnError, ...] = ("fail", "null", "report")
 
@@ -164,14 +168,25 @@ def to_frame(table: pa.Table) -> pd.DataFrame:
 def score_batches(plan: Plan, batches: Iterator[Any]) -> Iterator[pa.Array]:
     """The body of the Arrow UDF.
 
+    A call of a model costs milliseconds however few the rows, so that several batches go in one call where the model is quick.
+
     Args:
         plan: what to do.
         batches: per batch one array, or a tuple of arrays where the UDF was called with several columns.
     """
     logging.getLogger("mlflow").setLevel(logging.ERROR)  # its warnings per batch would fill the executors' logs
-    predictor = Predictor(plan)
+    predictor, together, waiting = Predictor(plan), 1, []
     for arrays in batches:
-        yield predictor.score(named(plan, arrays if isinstance(arrays, tuple) else (arrays,)))
+        waiting.append(named(plan, arrays if isinstance(arrays, tuple) else (arrays,)))
+        if len(waiting) < together and sum(table.nbytes for table in waiting) < _CALL_BYTES:
+            continue
+        begin = time.monotonic()
+        yield predictor.score(pa.concat_tables(waiting))
+        quick = _CALL_SECONDS / max(time.monotonic() - begin, 1e-3)
+        together, waiting = max(1, min(_CALL_BATCHES, int(len(waiting) * quick))), []
+    if waiting:
+        yield predictor.score(pa.concat_tables(waiting))
+    pyworker.settle()
 
 
 def score_pandas(plan: Plan, batches: Iterator[Any]) -> Iterator[Any]:
@@ -189,6 +204,7 @@ def score_pandas(plan: Plan, batches: Iterator[Any]) -> Iterator[Any]:
             yield pa.chunked_array([result]).to_pandas(maps_as_pydicts="strict")
         else:
             yield pa.Table.from_arrays(result.flatten(), names=[field.name for field in result.type]).to_pandas(maps_as_pydicts="strict")
+    pyworker.settle()
 
 
 def named(plan: Plan, arrays: tuple[pa.Array, ...]) -> pa.Table:

@@ -55,19 +55,23 @@ def _watch_classic(spark: SparkSession, done: Callable[[int, int], None]) -> Ite
     stop = threading.Event()
 
     def look() -> None:
-        while not stop.wait(_LOOK_SECONDS):
-            jobs = [tracker.getJobInfo(job) for job in set(tracker.getJobIdsForGroup(group)) - before]
-            found = [tracker.getStageInfo(stage) for job in jobs if job for stage in job.stageIds]
-            stages = [stage for stage in found if stage]
-            done(sum(stage.numCompletedTasks for stage in stages), sum(stage.numTasks for stage in stages))
+        jobs = [tracker.getJobInfo(job) for job in set(tracker.getJobIdsForGroup(group)) - before]
+        found = [tracker.getStageInfo(stage) for job in jobs if job for stage in job.stageIds]
+        stages = [stage for stage in found if stage]
+        done(sum(stage.numCompletedTasks for stage in stages), sum(stage.numTasks for stage in stages))
 
-    thread = threading.Thread(target=look, daemon=True)
+    def watch() -> None:
+        while not stop.wait(_LOOK_SECONDS):
+            look()
+
+    thread = threading.Thread(target=watch, daemon=True)
     thread.start()
     try:
         yield
     finally:
         stop.set()
         thread.join()
+        look()  # a short job has ended before the first look
         if group.startswith("spark-tracking-"):
             context.setLocalProperty("spark.jobGroup.id", None)  # type: ignore[arg-type]
 

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from spark_tracking import pyworker
 from spark_tracking.errors import InvalidState
 
 _KEPT_MODELS = 8  # per process; more than any one query uses, few enough for a long-lived worker
@@ -79,6 +80,7 @@ def load(copy: ModelCopy) -> Any:
         _models[key] = model
         while len(_models) > _KEPT_MODELS:
             _models.popitem(last=False)
+        pyworker.settle(loaded=True)
         return model
 
 

@@ -21,6 +21,7 @@ from pyspark.sql.datasource import DataSource, DataSourceReader, InputPartition
 from pyspark.sql.pandas.types import from_arrow_schema
 from pyspark.sql.types import StructType
 
+from spark_tracking import pyworker
 from spark_tracking.errors import InvalidInput
 from spark_tracking.readers import Range, open_reader
 from spark_tracking.readers.schemas import TABLES
@@ -81,6 +82,7 @@ class MlflowSource(DataSource):
             with _environment(self._defaults.variables):
                 query = open_reader(request.tracking_uri).resolve(request.query)
             self._request = Request(request.tracking_uri, query, request.partitions, request.requests_per_second)
+            pyworker.settle()
         return self._request
 
 
@@ -131,6 +133,7 @@ class MlflowReader(DataSourceReader):
             reader = open_reader(request.tracking_uri, requests_per_second=request.requests_per_second)
             ranges = reader.split(request.query, request.partitions)
         share = request.requests_per_second and request.requests_per_second / len(ranges)
+        pyworker.settle()
         return [MlflowPartition(range, _jvm(), share) for range in ranges]
 
     def read(self, partition: InputPartition) -> Iterator[pa.RecordBatch]:
@@ -146,6 +149,7 @@ class MlflowReader(DataSourceReader):
                 rows = max(1, min(SLICE_ROWS, SLICE_BYTES * batch.num_rows // max(1, batch.nbytes)))
                 for start in range(0, batch.num_rows, rows):
                     yield batch.slice(start, rows).select(columns.names)
+        pyworker.settle()
 
 
 def _jvm() -> tuple[str, int] | None:

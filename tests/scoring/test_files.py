@@ -239,6 +239,25 @@ def test_dealing_gives_each_share_of_each_file_to_one_task(sizes: list[int], slo
     files = [DataFile(f"f{i}", size, None, {"p": i % 3}) for i, size in enumerate(sizes)]
     pieces = [piece for task in deal(files, slots) for piece in task]
     for file in files:
-        mine = sorted(piece.part for piece in pieces if piece.path == file.path)
-        assert mine == list(range(next(piece.parts for piece in pieces if piece.path == file.path)))
+        mine = sorted((piece.start, piece.stop) for piece in pieces if piece.path == file.path)
+        assert [start for start, _ in mine] == [0.0, *(stop for _, stop in mine[:-1])]
+        assert mine[-1][1] == 1.0
     assert all(deal(files, slots))
+
+
+@given(st.lists(st.integers(20 << 20, 3000 << 20), min_size=1, max_size=60), st.integers(1, 16))
+def test_the_tasks_of_large_files_are_of_about_the_same_size(sizes: list[int], slots: int) -> None:
+    files = [DataFile(f"f{i:02}", size, None, {}) for i, size in enumerate(sizes)]
+    work = [sum(sizes[int(p.path[1:])] * (p.stop - p.start) for p in task) for task in deal(files, slots)]
+    assert max(work) <= 1.25 * sum(sizes) / len(work)
+    assert len(work) >= slots
+
+
+def test_files_that_are_even_stay_whole() -> None:
+    files = [DataFile(f"f{i}", size << 20, None, {}) for i, size in enumerate([78, 77, 80, 79])]
+    assert [[(piece.path, piece.start, piece.stop) for piece in task] for task in deal(files, 2)] == [
+        [("f0", 0.0, 1.0)],
+        [("f1", 0.0, 1.0)],
+        [("f2", 0.0, 1.0)],
+        [("f3", 0.0, 1.0)],
+    ]

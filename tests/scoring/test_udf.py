@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import gc
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import mlflow
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from mlflow.models import ModelSignature, infer_signature
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
@@ -15,8 +19,12 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as f
 from scoring_models import NUMBERS, save_function
 
+from spark_tracking import pyworker
 from spark_tracking.errors import InvalidInput, NotFound
 from spark_tracking.scoring import score_udf
+from spark_tracking.scoring.model import resolve
+from spark_tracking.scoring.predict import score_batches
+from spark_tracking.scoring.udf import make_plan
 
 
 @pytest.fixture(scope="module")
@@ -199,3 +207,38 @@ def test_unknown_settings_are_refused_by_name(spark: SparkSession, regressor: st
 def test_another_environment_is_mlflows_work_and_our_options_are_refused_there(spark: SparkSession, regressor: str) -> None:
     with pytest.raises(InvalidInput, match="env_manager='virtualenv' hands the model to MLflow, which has no on_error='report'"):
         score_udf(spark, regressor, env_manager="virtualenv", on_error="report")
+
+
+class Slow(mlflow.pyfunc.PythonModel):
+    """Takes its time with each call."""
+
+    def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> Any:
+        time.sleep(0.11)
+        return model_input.iloc[:, 0]
+
+
+def test_several_batches_go_in_one_call_of_a_quick_model_and_one_by_one_to_a_slow_one(
+    spark: SparkSession, summing: str, tmp_path: Path
+) -> None:
+    batches = [pa.array([float(number)] * 10) for number in range(20)]
+    expected = [float(number) for number in range(20) for _ in range(10)]
+    for model, at_most in ((summing, 19), (save_function(tmp_path / "slow", Slow()), None)):
+        plan, _ = make_plan(spark, resolve(model), "double")
+        answers = list(score_batches(plan, ((pa.StructArray.from_arrays([batch], ["a"]),) for batch in batches)))
+        assert [value for answer in answers for value in answer.to_pylist()] == expected
+        assert len(answers) <= at_most if at_most else [len(answer) for answer in answers] == [10] * 20
+
+
+def test_workers_need_not_look_for_garbage_in_what_stays_and_the_users_process_is_left_alone(
+    spark: SparkSession, numbers: DataFrame, regressor: str
+) -> None:
+    before = gc.get_freeze_count()
+    values(numbers, score_udf(spark, regressor)())
+    pyworker.settle(loaded=True)
+    assert gc.get_freeze_count() == before
+
+    def frozen(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for _ in batches:
+            yield pa.RecordBatch.from_pydict({"count": [gc.get_freeze_count()]})
+
+    assert max(row["count"] for row in spark.range(4).mapInArrow(frozen, "count long").collect()) > 50_000
