@@ -129,10 +129,29 @@ def run_task(plan: FilePlan, pieces: tuple[Piece, ...]) -> list[Written]:
     predictor = Predictor(plan.plan)
     files, base = root(plan.target)
     output = _Output(plan, files, base)
-    for piece in pieces:
-        for table in read(plan, piece):
-            output.add(_scored(plan, predictor, table))
+    for tables in _calls(table for piece in pieces for table in read(plan, piece)):
+        scored, at = _scored(plan, predictor, pa.concat_tables(tables)), 0
+        if not plan.partition_by:
+            output.add(scored)
+            continue
+        for table in tables:  # most are of one partition
+            output.add(scored.slice(at, table.num_rows))
+            at += table.num_rows
     return output.close()
+
+
+def _calls(tables: Iterator[pa.Table]) -> Iterator[list[pa.Table]]:
+    """Small tables together, since a call of a model costs milliseconds however few the rows."""
+    call: list[pa.Table] = []
+    rows = size = 0
+    for table in tables:
+        if call and (rows + table.num_rows > _BATCH_ROWS or size + table.nbytes > _BATCH_BYTES):
+            yield call
+            call, rows, size = [], 0, 0
+        call.append(table)
+        rows, size = rows + table.num_rows, size + table.nbytes
+    if call:
+        yield call
 
 
 def read(plan: FilePlan, piece: Piece) -> Iterator[pa.Table]:
@@ -140,7 +159,7 @@ def read(plan: FilePlan, piece: Piece) -> Iterator[pa.Table]:
     files, base = root(plan.source)
     with (
         files.open_input_file(f"{base}/{piece.path}") as handle,
-        pq.ParquetFile(handle, coerce_int96_timestamp_unit="us", pre_buffer=True) as file,
+        pq.ParquetFile(handle, coerce_int96_timestamp_unit="us", pre_buffer=files.type_name != "local") as file,
     ):
         _check_calendar(file, piece.path)
         total = file.metadata.num_rows
@@ -148,8 +167,9 @@ def read(plan: FilePlan, piece: Piece) -> Iterator[pa.Table]:
         groups, first = _row_groups(file.metadata, low, high)
         if not groups:
             return
-        there = [name for name in plan.columns.names if name in file.schema_arrow.names and name not in piece.partition]
-        size = _batch_rows(file.metadata, groups, len(there) / max(1, len(file.schema_arrow.names)))
+        names = set(file.schema_arrow.names)
+        there = [name for name in plan.columns.names if name in names and name not in piece.partition]
+        size = _batch_rows(file.metadata, groups, len(there) / max(1, len(names)))
         at = first
         for batch in file.iter_batches(batch_size=size, row_groups=groups, columns=there, use_threads=False):
             start, stop = max(low - at, 0), min(high - at, batch.num_rows)
@@ -192,8 +212,9 @@ def _columns(plan: FilePlan, piece: Piece, batch: pa.RecordBatch) -> pa.Table:
         if field.name in piece.partition:
             value = piece.partition[field.name]
             arrays.append(pa.repeat(pa.scalar(value, field.type), batch.num_rows))
-        elif field.name in batch.schema.names:
-            arrays.append(batch.column(field.name).cast(field.type))
+        elif (place := batch.schema.get_field_index(field.name)) >= 0:
+            column = batch.column(place)
+            arrays.append(column if column.type == field.type else column.cast(field.type))
         else:
             arrays.append(pa.nulls(batch.num_rows, field.type))
     return pa.Table.from_arrays(arrays, schema=plan.columns)
@@ -272,7 +293,7 @@ class _File:
             metadata_collector=self._footers,
         )
         self._pending: list[pa.Table] = []
-        self._failed = 0
+        self._pending_bytes = self._failed = 0
 
     def add(self, table: pa.Table) -> None:
         self._pending.append(table)
@@ -280,14 +301,15 @@ class _File:
             column = table[self._plan.error_column]
             self._failed += len(column) - column.null_count
         self._floats.add(table)
-        if sum(part.nbytes for part in self._pending) >= _GROUP_BYTES:
+        self._pending_bytes += table.nbytes
+        if self._pending_bytes >= _GROUP_BYTES:
             self._flush()
 
     def _flush(self) -> None:
         if self._pending:
             table = pa.concat_tables(self._pending)
             self._writer.write_table(table, row_group_size=max(1, table.num_rows))
-            self._pending = []
+            self._pending, self._pending_bytes = [], 0
 
     def close(self) -> Written:
         self._flush()
