@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import threading
 import time
 import uuid
 from collections.abc import Iterable, Iterator
@@ -25,21 +26,31 @@ class FileStorage:
     def __init__(self, root: str) -> None:
         self.root = root
         self._prefix = root.rstrip("/") + "/"
+        self._leading = threading.Lock()
 
     def journal(self, sync: bool = True) -> Journal:
         return Journal(Path(self.root), sync)
 
     @contextmanager
     def leadership(self, wait: bool) -> Iterator[bool]:
-        """A lock that the kernel frees when the process dies."""
+        """A lock that the kernel frees when the process dies.
+
+        Another process is passed by after a while: the loser's commit conflicts. A thread of this one never, as they share handles.
+        """
+        if not self._leading.acquire(blocking=wait):
+            yield False
+            return
         try:
-            fd = os.open(self._prefix + "_journal/flush.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o666)
-        except OSError as error:
-            raise explained(error, Path(self.root)) from error
-        try:
-            yield _lock(fd, wait)
+            try:
+                fd = os.open(self._prefix + "_journal/flush.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o666)
+            except OSError as error:
+                raise explained(error, Path(self.root)) from error
+            try:
+                yield _lock(fd, wait)
+            finally:
+                os.close(fd)
         finally:
-            os.close(fd)
+            self._leading.release()
 
     def prepare(self, folders: Iterable[str]) -> None:
         for folder in ("", *folders):

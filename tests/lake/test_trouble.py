@@ -8,15 +8,19 @@ import multiprocessing
 import os
 import resource
 import tempfile
+import threading
+import time
 from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import pytest
+from deltalake import DeltaTable
 
 from spark_tracking.errors import LakeError, LakeFormatError, LakeReadOnly
 from spark_tracking.lake import Event, Lake, MetricBlock
+from spark_tracking.lake.derived import DerivedTable
 from spark_tracking.uri import LakeUri
 from tests.lake.making import param, points, run_created, tag, what
 
@@ -271,3 +275,24 @@ def test_read_only_errors_are_ours(lake: Lake, monkeypatch: pytest.MonkeyPatch) 
             lake.write(run_created("r1"))
     lake.write(run_created("r1"))
     assert lake.get("run", "r1") is not None
+
+
+def test_a_refresh_longer_than_others_wait_is_passed_by_no_thread_of_its_process(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("spark_tracking.lake.file_storage.WAIT_SECONDS", 0.05)
+    write = DerivedTable.write
+
+    def slow(*arguments: Any) -> None:
+        time.sleep(0.5)
+        write(*arguments)
+
+    monkeypatch.setattr(DerivedTable, "write", slow)
+    lake.write(run_created("r1"), [points("r1", "m", 1.0)])
+    first = threading.Thread(target=lake.settle)
+    first.start()
+    time.sleep(0.2)
+    lake.write(run_created("r2"), [points("r2", "m", 2.0)])
+    lake.settle()
+    first.join()
+    for table, column in (("runs_latest", "run_id"), ("run_metrics_history", "run_id")):
+        ids = DeltaTable(f"{lake.uri.root}/{table}").to_pyarrow_table(columns=[column])[column].to_pylist()
+        assert sorted(ids) == ["r1", "r2"]
