@@ -93,12 +93,12 @@ def check_(path: str, as_json: bool) -> None:
         click.echo(orjson.dumps(asdict(report), option=orjson.OPT_INDENT_2))
     else:
         counted = ", ".join(f"{count:,} {kind.replace('_', ' ')}s" for kind, count in report.counted.items())
-        click.echo(f"Rebuilt from journal and logs: {counted}.")
+        click.echo(f"Rebuilt from journal and logs: {counted or 'nothing, as files are missing'}.")
         for line in report.notes:
             click.echo(f"note: {line}")
         for line in report.problems:
             click.echo(f"PROBLEM: {line}", err=True)
-        click.echo("All as acknowledged." if report.ok else f"{len(report.problems)} problems.")
+        click.echo("All as acknowledged." if report.ok else "There are problems; see above.")
     sys.exit(0 if report.ok else 1)
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+import pyarrow.compute as pc
+
 from spark_tracking.lake.columns import fold_rows
 from spark_tracking.lake.journal import writer_of
 from spark_tracking.lake.log import Table
@@ -17,7 +19,7 @@ from spark_tracking.lake.record import damaged
 from spark_tracking.lake.refresh import Folding
 from spark_tracking.lake.state import Entity, Stamp
 from spark_tracking.lake.storage import AnyJournal, Storage
-from spark_tracking.lake.tables import BY_NAME, DERIVED, EVENTS_LOG, METRICS_LOG
+from spark_tracking.lake.tables import BY_NAME, DERIVED, EVENTS_LOG, METRICS_LOG, TableSpec
 from spark_tracking.lake.view import View
 
 SHOWN = 20
@@ -47,16 +49,22 @@ def check(files: Storage, view: View) -> Report:
 
     Writers may go on meanwhile: an entity that differs is compared again before it counts.
     """
-    report = Report()
+    report = Report(problems=_shown(_missing_files(files)))
+    if report.problems:  # the rest cannot be read
+        return report
     truth = rebuild_state(files)
     for spec in DERIVED:
         mine = {id: e for (kind, id), e in truth.items() if kind == spec.kind and e.exists}
         report.counted[spec.kind] = len(mine)
-        report.problems += list(_differences(spec.kind, mine, view))[:SHOWN]
+        report.problems += _shown(_differences(spec.kind, mine, view)) + _shown(_doubled(files, spec))
     report.problems += _journal_problems(files.journal())
-    report.problems += _missing_files(files)
     report.notes += _dangling(files, truth)
     return report
+
+
+def _shown(problems: Iterator[str]) -> list[str]:
+    found = list(problems)
+    return found if len(found) <= SHOWN else [*found[:SHOWN], f"... and {len(found) - SHOWN:,} more of this kind"]
 
 
 def rebuild_state(files: Storage) -> Folding:
@@ -98,6 +106,12 @@ def _holds(found: Entity, expected: Entity) -> bool:
     both = found.copy()
     both.merge(expected)
     return (both.fields, both.metrics, both.points) == (found.fields, found.metrics, found.points)
+
+
+def _doubled(files: Storage, spec: TableSpec) -> Iterator[str]:
+    counts = pc.value_counts(open_table(files.root, spec).select(None, [spec.key])[spec.key])
+    for found in counts.filter(pc.greater(counts.field("counts"), 1)).to_pylist():
+        yield f"{spec.kind} '{found['values']}' has {found['counts']} rows in {spec.name}. Mend it with: spark-tracking lake rebuild"
 
 
 def _journal_problems(journal: AnyJournal) -> Iterator[str]:
