@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from mlflow.utils.uri import append_to_uri_path
 
 from spark_tracking import config
-from spark_tracking.errors import LakeError, LakeReadOnly, NotFound
+from spark_tracking.errors import LakeError, LakeReadOnly
 from spark_tracking.lake import check, history, maintain, storage
 from spark_tracking.lake import root as roots
 from spark_tracking.lake.background import Background
@@ -30,7 +30,7 @@ from spark_tracking.lake.project import rows as project_rows
 from spark_tracking.lake.record import PackedBlock, Record, encode, last_of_each, pack_block
 from spark_tracking.lake.refresh import Refresher
 from spark_tracking.lake.state import Entity, Event, MetricBlock
-from spark_tracking.lake.tables import BY_KIND, BY_NAME, EVENTS_LOG, METRICS_LOG, STATE, TableSpec
+from spark_tracking.lake.tables import BY_KIND, BY_NAME, EVENTS_LOG, METRICS_LOG, STATE, spec_of
 from spark_tracking.lake.view import View
 from spark_tracking.uri import LakeUri
 
@@ -154,6 +154,7 @@ class Lake:
         order_by: Sequence[str] = (),
         limit: int | None = None,
         offset: int = 0,
+        ranged: bool = False,
     ) -> pa.RecordBatchReader:
         from spark_tracking.lake.query import Query
 
@@ -161,7 +162,8 @@ class Lake:
         touched = self._view.touched(kind)
         overlay = project_rows(kind, self._view.get_many(kind, touched).values())
         base = self._view.bases[kind]
-        return Query.overlaid(base.spec, base.delta, touched, overlay).run(columns, where, order_by, limit, offset)
+        source = base.dataset() if ranged else base.delta
+        return Query.overlaid(base.spec, source, touched, overlay).run(columns, where, order_by, limit, offset)
 
     def scan(
         self,
@@ -185,7 +187,7 @@ class Lake:
         """
         from spark_tracking.lake import query
 
-        spec = _spec(table)
+        spec = spec_of(table)
         names = list(columns or (name for name in spec.schema.names if name != STATE.name))
         if version is not None:
             return history.at_version(self.uri.root, spec, version).run(names, where)
@@ -193,12 +195,12 @@ class Lake:
             if as_of is not None:
                 return history.as_of(self._files, spec, as_of).run(names, where)
             with self._lock:
-                return self._select(spec.kind, names, where)
+                return self._select(spec.kind, names, where, ranged=True)
         if as_of is not None:
             where = f"{f'({where}) AND ' if where else ''}hlc < {history.clock_after(as_of)}"
         try:
             self.flush()
-            points = query.Query.of(maintain.open_table(self.uri.root, spec).delta)
+            points = query.Query.of(maintain.open_table(self.uri.root, spec).dataset())
         except LakeReadOnly:
             points = query.Query.of(history.with_journals(self._files, spec))
         if spec is METRICS_LOG:
@@ -464,12 +466,6 @@ class Lake:
         except Gone:
             Refresher(self.uri.root).rebuild()
             return View(self.uri.root, self._journal, self._clock)
-
-
-def _spec(table: str) -> TableSpec:
-    if table not in BY_NAME:
-        raise NotFound(f"A lake has no table '{table}'. It has: {', '.join(BY_NAME)}.")
-    return BY_NAME[table]
 
 
 def _close_all() -> None:

@@ -32,13 +32,17 @@ class Query:
 
     @classmethod
     def of(cls, source: DeltaTable | pa.Table | ds.Dataset) -> Query:
-        """A Delta table at the handle's version, or rows in memory."""
+        """A Delta table at the handle's version, a table's files, or rows in memory.
+
+        DataFusion opens all files of a Delta table, and only the columns of the rows that it wants: best for a search by values. As
+        a dataset, files and row groups whose statistics rule them out are not opened: best for a range of keys.
+        """
         context = _context()
         if isinstance(source, DeltaTable) and "://" in source.table_uri and not source.table_uri.startswith("file:"):
             # handed over as a Delta table, it would be read by a DataFusion that knows no object store
             source = source.to_pyarrow_dataset()
-            if not source.files:  # a plan without partitions is refused
-                source = source.schema.empty_table()
+        if isinstance(source, ds.Dataset) and not source.files:  # a plan without partitions is refused
+            source = source.schema.empty_table()
         if isinstance(source, pa.Table):
             context.register_record_batches("base", [_batches(source)])
         elif isinstance(source, ds.Dataset):
@@ -48,7 +52,7 @@ class Query:
         return cls(context, "base")
 
     @classmethod
-    def overlaid(cls, spec: TableSpec, base: DeltaTable, ids: Sequence[str], rows: pa.Table) -> Query:
+    def overlaid(cls, spec: TableSpec, base: DeltaTable | ds.Dataset, ids: Sequence[str], rows: pa.Table) -> Query:
         """A derived table in which `rows` stand in place of those with the keys `ids`."""
         query = cls.of(base)
         if not ids:

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
+from spark_tracking.errors import NotFound
+
 FORMAT_VERSION = 1
 """The lake format that this package writes; `lake.json` in the root says which one a lake has."""
 
@@ -236,3 +238,14 @@ DERIVED = (
 )
 BY_NAME = {spec.name: spec for spec in (*LOGS, *DERIVED)}
 BY_KIND = {spec.kind: spec for spec in DERIVED}
+
+
+def spec_of(table: str) -> TableSpec:
+    """What the table of this name is.
+
+    Raises:
+        NotFound: there is none.
+    """
+    if table not in BY_NAME:
+        raise NotFound(f"A lake has no table '{table}'. It has: {', '.join(BY_NAME)}.")
+    return BY_NAME[table]
