@@ -21,6 +21,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for `tests.servers`
 
+SOCKETS = {"spark.python.unix.domain.socket.enabled": str("TCP" not in os.environ).lower()}
+"""Both sides' setting: over TCP, Spark's default, JVM and Python wait 40 ms for each other in each task. `TCP=1 python …` measures that."""
+
 
 @dataclass
 class Row:

@@ -23,7 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from _harness import Row, median, scratch, show
+from _harness import SOCKETS, Row, median, scratch, show
 
 from tests.servers import mlflow_server
 
@@ -73,7 +73,7 @@ def spark_of(connect: bool = False) -> Any:
     """A local Spark on all cores."""
     from spark_tracking.jobs.session import local_spark
 
-    return local_spark("bench", cores=os.cpu_count() or 2, memory="2g", connect=connect)
+    return local_spark("bench", cores=os.cpu_count() or 2, memory="2g", connect=connect, settings=SOCKETS)
 
 
 def measure(spark: Any, database: str, lake: str, sizes: dict[str, int], workers: int, only: Any, folder: Path) -> list[Row]:

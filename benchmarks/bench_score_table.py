@@ -25,7 +25,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 from _big import Big
-from _harness import Row, apart, median, scratch, show
+from _harness import SOCKETS, Row, apart, median, scratch, show
 from mlflow.models import infer_signature
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as f
@@ -64,7 +64,7 @@ def table(spark: SparkSession, folder: Path, rows: int, columns: int, files: int
 
 def peer(slots: int, model: str, source: str, target: str) -> None:
     """What one writes without us; in a process and session of its own."""
-    spark = local_spark("peer", cores=slots, memory="3g")
+    spark = local_spark("peer", cores=slots, memory="3g", settings=SOCKETS)
     predict = mlflow.pyfunc.spark_udf(spark, model)
     rows = spark.read.format("delta").load(source)
     rows.select("id", predict(*NAMES).alias("prediction")).write.format("delta").mode("overwrite").save(target)
@@ -253,7 +253,7 @@ def main() -> None:
     for slots, sections in sessions(given.only):
         if not sections:
             continue
-        spark = local_spark("bench", cores=slots, memory="3g")
+        spark = local_spark("bench", cores=slots, memory="3g", settings=SOCKETS)
         with scratch() as folder, apart() as elsewhere:
             bench = Bench(spark, elsewhere, slots, folder, given.rows, [])
             for section in sections:

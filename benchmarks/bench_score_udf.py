@@ -19,7 +19,7 @@ from typing import Any
 import mlflow
 import numpy as np
 import pandas as pd
-from _harness import Row, apart, scratch, show
+from _harness import SOCKETS, Row, apart, scratch, show
 from mlflow.models import infer_signature
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as f
@@ -60,7 +60,11 @@ class Side:
     """Peer or us, in a session of its own."""
 
     def __init__(self, name: str, folder: Path) -> None:
-        self.spark, self._make = local_spark(name, memory="3g"), {"spark_udf": mlflow.pyfunc.spark_udf, "score_udf": score_udf}[name]
+        self.spark = local_spark(name, memory="3g", settings=SOCKETS)
+        self._make = {"spark_udf": mlflow.pyfunc.spark_udf, "score_udf": score_udf}[name]
+            local_spark(name, memory="3g", settings=SOCKETS),
+            {"spark_udf": mlflow.pyfunc.spark_udf, "score_udf": score_udf}[name],
+        )
         self._rows = self.spark.read.parquet(str(folder / "rows"))
         self._small = self._rows.limit(TASKS * 1000).repartition(TASKS).cache()
 
@@ -85,7 +89,7 @@ def peer_pass(folder: Path, model: str, small: bool) -> float:
 
 def make(folder: Path, rows: int) -> None:
     """Rows in four files, and the models."""
-    spark = local_spark("score_udf", memory="3g")
+    spark = local_spark("score_udf", memory="3g", settings=SOCKETS)
     made = spark.range(0, rows, 1, 4).select("id", *[f.rand(i).alias(name) for i, name in enumerate(NAMES)])
     made.write.parquet(str(folder / "rows"))
     model = LinearRegression().fit(FEATURES, FEATURES["x0"])

@@ -37,8 +37,6 @@ def delta_settings(*, memory: str = "1g") -> dict[str, str]:
         "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
         "spark.databricks.delta.snapshotPartitions": "2",  # 50 by default: 50 tasks for each look at a table
         "spark.sql.shuffle.partitions": "2",
-        # from Spark 4.1 on; over TCP each task waits 40 ms, since JVM and worker hold back small packets and their receipts
-        "spark.python.unix.domain.socket.enabled": "true",
         "spark.driver.memory": memory,
         "spark.driver.host": "127.0.0.1",
         "spark.driver.bindAddress": "127.0.0.1",
