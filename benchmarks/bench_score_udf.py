@@ -62,9 +62,6 @@ class Side:
     def __init__(self, name: str, folder: Path) -> None:
         self.spark = local_spark(name, memory="3g", settings=SOCKETS)
         self._make = {"spark_udf": mlflow.pyfunc.spark_udf, "score_udf": score_udf}[name]
-            local_spark(name, memory="3g", settings=SOCKETS),
-            {"spark_udf": mlflow.pyfunc.spark_udf, "score_udf": score_udf}[name],
-        )
         self._rows = self.spark.read.parquet(str(folder / "rows"))
         self._small = self._rows.limit(TASKS * 1000).repartition(TASKS).cache()
 
