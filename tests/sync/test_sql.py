@@ -97,7 +97,7 @@ def test_register_prints_statements_that_a_session_can_run(known_lake: str, spar
     assert told.exit_code == 0, told.output
     for statement in told.output.strip().removesuffix(";").split(";\n"):
         spark.sql(statement)
-    tables = {row.tableName for row in spark.sql("SHOW TABLES IN from_file").collect()}
+    tables = {row.tableName for row in spark.sql("SHOW TABLES IN from_file").collect() if not row.isTemporary}
     assert tables == set(BY_NAME)
     assert spark.table("from_file.runs_latest").count() == 6
     spark.sql("DROP SCHEMA from_file CASCADE")
