@@ -132,7 +132,7 @@ def again(folder: Path, asked: Any) -> list[Row]:
 
 
 def peer_rate(folder: Path, source: str, asked: Any) -> float:
-    """Runs a second of mlflow-export-import: export from the database, import into another one."""
+    """Runs a second of mlflow-export-import: export from the database, import into a server."""
     export = folder / f"export-{time.time_ns()}"
     with mlflow_server(f"sqlite:///{folder / f'peer-{time.time_ns()}.db'}", folder) as (target, _):
         begin = time.perf_counter()

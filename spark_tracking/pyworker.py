@@ -21,7 +21,7 @@ def settle(loaded: bool = False) -> None:
     global _modules
     if not loaded and len(sys.modules) == _modules:
         return
-    main = sys.modules["__main__"].__spec__
+    main = getattr(sys.modules["__main__"], "__spec__", None)
     if main is not None and main.name.endswith("daemon"):
         gc.unfreeze()  # what went since the last time is found, too
         gc.collect()

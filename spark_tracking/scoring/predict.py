@@ -181,9 +181,10 @@ def score_batches(plan: Plan, batches: Iterator[Any]) -> Iterator[pa.Array]:
         if len(waiting) < together and sum(table.nbytes for table in waiting) < _CALL_BYTES:
             continue
         begin = time.monotonic()
-        yield predictor.score(pa.concat_tables(waiting))
+        answer = predictor.score(pa.concat_tables(waiting))
         quick = _CALL_SECONDS / max(time.monotonic() - begin, 1e-3)
         together, waiting = max(1, min(_CALL_BATCHES, int(len(waiting) * quick))), []
+        yield answer
     if waiting:
         yield predictor.score(pa.concat_tables(waiting))
     pyworker.settle()

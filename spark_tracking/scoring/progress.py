@@ -71,9 +71,9 @@ def _watch_classic(spark: SparkSession, done: Callable[[int, int], None]) -> Ite
     finally:
         stop.set()
         thread.join()
-        look()  # a short job has ended before the first look
         if group.startswith("spark-tracking-"):
             context.setLocalProperty("spark.jobGroup.id", None)  # type: ignore[arg-type]
+    look()  # a short job has ended before the first look
 
 
 @contextmanager
