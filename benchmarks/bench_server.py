@@ -1,7 +1,8 @@
 """`mlflow server` on a lake against `mlflow server` on PostgreSQL: the same clients and calls, over REST, in one run.
 
-    python benchmarks/bench_server.py                    the rows, and the server's memory over two minutes of mixed load
-    python benchmarks/bench_server.py --minutes 60       memory over an hour
+    python benchmarks/bench_server.py                                    the rows, and the servers' memory over two minutes of mixed load
+    python benchmarks/bench_server.py --only memory --minutes 60         memory alone, over an hour for each server
+    python benchmarks/bench_server.py --only memory --minutes 60 --lake  the lake's server alone
 
 PostgreSQL is Debian's, on local disk with its default settings (each commit synced); both servers have two workers. The limit
 is the same call to the same server where the store has nothing to do (`/health`).
@@ -27,6 +28,7 @@ from _harness import Row, median, scratch, show
 warnings.filterwarnings("ignore")
 logging.disable(logging.INFO)
 os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # its threads change the environment beneath clients that read it
 
 from mlflow import MlflowClient  # noqa: E402
 from mlflow.entities import Metric, Param, RunTag  # noqa: E402
@@ -34,6 +36,9 @@ from mlflow.entities import Metric, Param, RunTag  # noqa: E402
 from tests.servers import mlflow_server, postgresql, postgresql_programs  # noqa: E402
 
 CLIENTS = 8
+MOMENTS = 12
+
+Measured = tuple[dict[str, float], tuple[float, float], float]
 
 
 def points(count: int, start: int = 0) -> list[Metric]:
@@ -98,21 +103,23 @@ def _writer(uri: str, ready: Any, go: Any, out: Any) -> None:
     out.put(taken)
 
 
-def mixed_load(uri: str, pid: int, minutes: float) -> list[float]:
-    """The server's memory in MB, all its processes, at five moments of a mixed load by four clients."""
+def mixed_load(name: str, uri: str, pid: int, minutes: float) -> None:
+    """Print the memory of all processes of a server at MOMENTS moments of a mixed load by four clients, as they come."""
     context = mp.get_context("spawn")
-    stop = context.Event()
-    clients = [context.Process(target=_mixed, args=(uri, stop)) for _ in range(4)]
+    stop, rounds = context.Event(), context.Value("q", 0)
+    clients = [context.Process(target=_mixed, args=(uri, stop, rounds)) for _ in range(4)]
+    print(f"\n{name}: memory of all processes of the server, in MB, over {minutes:g} min of mixed load by 4 clients", flush=True)
+    print(f"  {'minutes':>8}{'runs made':>12}{'MB':>8}", flush=True)
+    begin = time.perf_counter()
+    print(f"  {0:>8.1f}{0:>12,}{memory_mb(pid):>8.0f}", flush=True)
     for client in clients:
         client.start()
-    seen = []
-    for _ in range(5):
-        time.sleep(minutes * 12)
-        seen.append(memory_mb(pid))
+    for moment in range(1, MOMENTS + 1):
+        time.sleep(max(0.0, begin + minutes * 60 * moment / MOMENTS - time.perf_counter()))
+        print(f"  {(time.perf_counter() - begin) / 60:>8.1f}{rounds.value:>12,}{memory_mb(pid):>8.0f}", flush=True)
     stop.set()
     for client in clients:
         client.join()
-    return seen
 
 
 def memory_mb(pid: int) -> float:
@@ -128,7 +135,7 @@ def memory_mb(pid: int) -> float:
     return total / 1e6
 
 
-def _mixed(uri: str, stop: Any) -> None:
+def _mixed(uri: str, stop: Any, rounds: Any) -> None:
     client = MlflowClient(uri, uri)
     while not stop.is_set():
         run = short_run(client)
@@ -136,36 +143,44 @@ def _mixed(uri: str, stop: Any) -> None:
         client.get_run(run)
         client.get_metric_history(run, "m1")
         client.search_runs(["0"], "metrics.m1 > 0.5", order_by=["metrics.m2 DESC"], max_results=20)
+        with rounds.get_lock():
+            rounds.value += 1
         time.sleep(0.05)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=2.0, help="of mixed load for the memory's row; 0 leaves it out")
+    parser.add_argument("--minutes", type=float, default=2.0, help="of mixed load on each server, for its memory")
+    parser.add_argument("--only", choices=["rows", "memory"], help="one of the two parts")
+    parser.add_argument("--lake", action="store_true", help="memory of the lake's server alone, without PostgreSQL's")
     options = parser.parse_args()
     if postgresql_programs() is None:
         sys.exit("This benchmark needs PostgreSQL: apt-get install postgresql")
-    results: list[tuple[dict[str, float], tuple[float, float], float, list[float]]] = []
     with scratch() as folder, scratch() as database_folder, postgresql(database_folder) as database:
-        for backend in (database, f"delta://{folder}/lake"):
-            results.append(one_server(backend, folder, options.minutes))
-    (peer, peer_many, limit, peer_memory), (ours, our_many, _, our_memory) = results
+        backends = {"PostgreSQL": database, "lake": f"delta://{folder}/lake"}
+        if options.only != "memory":
+            show_rows(*(one_server(backend, folder) for backend in backends.values()))
+        if options.only != "rows":
+            for name in ["lake"] if options.lake else backends:
+                with mlflow_server(backends[name], folder, workers=2) as (uri, pid):
+                    short_run(MlflowClient(uri, uri))
+                    mixed_load(name, uri, pid, options.minutes)
+
+
+def show_rows(peers: Measured, own: Measured) -> None:
+    (peer, peer_many, limit), (ours, our_many, _) = peers, own
     rows = [Row(f"server: {work}", peer[work] * 1e3, ours[work] * 1e3, "ms", "not slower", limit=limit * 1e3) for work in peer]
     rows.append(Row(f"server: log_metric by {CLIENTS} clients", peer_many[0], our_many[0], "calls/s", "not slower", higher_is_better=True))
     rows.append(Row("the same: p99 of a call", peer_many[1] * 1e3, our_many[1] * 1e3, "ms", "not slower"))
     show("mlflow server, PostgreSQL (peer) and lake (ours)", rows)
-    if options.minutes:
-        print(f"\nmemory (MB, all processes of the server) at 5 moments of {options.minutes:g} min of mixed load by 4 clients:")
-        for name, seen in (("PostgreSQL", peer_memory), ("lake", our_memory)):
-            print(f"  {name:<12}" + "".join(f"{mb:>8.0f}" for mb in seen))
 
 
-def one_server(backend: str, folder: Path, minutes: float) -> tuple[dict[str, float], tuple[float, float], float, list[float]]:
-    with mlflow_server(backend, folder, workers=2) as (uri, pid):
+def one_server(backend: str, folder: Path) -> Measured:
+    with mlflow_server(backend, folder, workers=2) as (uri, _):
         client = MlflowClient(uri, uri)
         short_run(client)
         limit = statistics.median(median(lambda: urllib.request.urlopen(f"{uri}/health").read(), 100) for _ in range(3))
-        return measure(client), together(uri), limit, mixed_load(uri, pid, minutes) if minutes else []
+        return measure(client), together(uri), limit
 
 
 if __name__ == "__main__":

@@ -14,6 +14,15 @@ from spark_tracking.lake.tables import LOGS, TableSpec
 
 FILE_BYTES = 1_200_000
 """Size of a derived table's files: a change rewrites the files it touches, so they stay small (~5,000 runs)."""
+LOG_FILE_BYTES = 64 * 1024 * 1024
+FULL_FILES = 64
+"""Files of a table beyond which they are made larger, as every reader looks at the list of them."""
+
+
+def file_bytes(table: Table) -> int:
+    """The size that files of a table should have, by what it holds."""
+    least = FILE_BYTES if table.spec.kind else LOG_FILE_BYTES
+    return max(least, int(sum(table.files()["size_bytes"].to_pylist())) // FULL_FILES)
 
 
 class DerivedTable(Table):
@@ -72,7 +81,7 @@ class DerivedTable(Table):
         # delta-rs checks that what is written satisfies the predicate, so it names the new rows, too
         ids = sorted({*stored, *rows[self.spec.key].to_pylist()})
         predicate = f"{self.spec.key} IN ({quoted(ids)})" if stored else None
-        self.rewrite(rows, predicate, transactions, FILE_BYTES)
+        self.rewrite(rows, predicate, transactions, file_bytes(self))
         self._watermarks = None
 
     def replace(self, entities: Iterable[Entity], watermarks: dict[str, int]) -> None:
@@ -82,5 +91,5 @@ class DerivedTable(Table):
             Raced: another process refreshed first.
         """
         rows: pa.Table = project_rows(self.spec.kind, entities)
-        self.rewrite(rows, "", [transaction(name, version) for name, version in watermarks.items()], FILE_BYTES)
+        self.rewrite(rows, "", [transaction(name, version) for name, version in watermarks.items()], file_bytes(self))
         self._watermarks = None

@@ -92,7 +92,7 @@ class ForkedLake(Lake):
     def purge(self, kind: str, ids: Collection[str]) -> None:
         self._ask("purge", kind, list(ids))
 
-    def settle(self, wait: bool = True) -> None:
+    def settle(self, wait: bool = True, of: tuple[str, str] | None = None) -> None:
         if wait:
             self._ask("settle")
 

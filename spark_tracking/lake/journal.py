@@ -131,6 +131,7 @@ class Journal:
     """
 
     survives_fork = True
+    leaves_points = False
 
     def __init__(self, root: Path, sync: bool = True) -> None:
         self.folder = root / "_journal"
@@ -158,7 +159,7 @@ class Journal:
                 return
             self.positions[segment] = position
 
-    def poll(self) -> Iterator[tuple[str, Record]]:
+    def poll(self, points: bool = True) -> Iterator[tuple[str, Record]]:
         """What all processes wrote since the last poll, this one's own included, with its segment."""
         names = self.segments()
         for name in names:

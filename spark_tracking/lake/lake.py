@@ -101,7 +101,7 @@ class Lake:
             points: whether its metrics are wanted, which costs more the more there are; a writer's look needs none.
         """
         with self._lock:
-            self._poll(bases=points)
+            self._poll(points)
             entity = self._view.get(kind, id, points)
             return None if entity is None else entity.copy(points)
 
@@ -248,7 +248,7 @@ class Lake:
         arrived = time.monotonic()
         with self._lock:
             if not polled and self._polled <= arrived:  # else another thread has looked since this call began
-                self._poll(bases=False)
+                self._poll(points=False)
             record = encode(self._clock.tick(), last_of_each(events), blocks)
             ticket = self._journal.own.append(record)
         position = self._journal.own.wait(ticket)
@@ -329,18 +329,25 @@ class Lake:
 
     # -- moving on ----------------------------------------------------------------------------------------------
 
-    def settle(self, wait: bool = True) -> None:
+    def settle(self, wait: bool = True, of: tuple[str, str] | None = None) -> None:
         """Bring everything acknowledged into the logs and the derived tables, where any Delta engine sees it.
 
         Args:
             wait: do it now; else soon, in the background.
+            of: the (kind, id) of the one thing that matters: of many that end at once, the first settles for all who wait.
         """
         if not wait:
             self._in_background().wake(urgent=True)
             return
         with self._files.leadership(wait=True):
-            self._flush()
-            self._refresher.refresh()
+            if of is None or not self._is_settled(of):
+                self._flush()
+                self._refresher.refresh()
+
+    def _is_settled(self, thing: tuple[str, str]) -> bool:
+        with self._lock:
+            self._poll()
+            return thing not in self._view.tail
 
     def flush(self) -> None:
         """Journal -> logs, now."""
@@ -421,7 +428,7 @@ class Lake:
 
     @cached_property
     def _refresher(self) -> Refresher:
-        return Refresher(self.uri.root)
+        return Refresher(self.uri.root, self._flusher.events, self._flusher.metrics)
 
     def _flush(self) -> bool:
         moved = self._flusher.flush()
@@ -447,12 +454,12 @@ class Lake:
                 self._background.start()
             return self._background
 
-    def _poll(self, bases: bool = True) -> None:
+    def _poll(self, points: bool = True) -> None:
         self._polled = time.monotonic()
         try:
             if self._torn:
                 raise Gone("the last poll was interrupted")
-            self._view.poll(bases)
+            self._view.poll(points)
         except Gone:
             self._view = self._load_view()
             self._torn = False

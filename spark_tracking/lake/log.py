@@ -9,13 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import reduce
+from operator import and_
 from urllib.parse import unquote
 
 import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
-from deltalake import CommitProperties, DeltaTable, Transaction, WriterProperties, write_deltalake
+from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties, Transaction, WriterProperties, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError
 
 from spark_tracking.errors import LakeError
@@ -24,8 +26,12 @@ from spark_tracking.lake.tables import TableSpec
 from spark_tracking.uri import without_queries
 
 WRITER_PROPERTIES = WriterProperties(compression="ZSTD", compression_level=3)
+HOOKS = PostCommitHookProperties(cleanup_expired_logs=False)
+"""A look at the whole log after each commit costs more than the commit; see `maintain.clean_log`."""
 NAMES = "names"
 """The application transaction that all commits which take or free a unique name contend for."""
+_SEARCHED = ("id", "run_id", "hlc")
+"""Columns of the logs by whose ranges files are left out; they have no nulls. In a derived table it is the key."""
 _FEW_COMMITS = 100
 """Commits whose files are looked for by name; a longer way back begins with what the folder still has."""
 
@@ -86,7 +92,8 @@ class Table:
 
     def update(self) -> int:
         """Bring the handle to the newest version; returns it."""
-        self.delta.update_incremental()
+        if self._files.patience or self.has_news(self.version()):  # where a look is cheap, it spares Delta's listing of the log
+            self.delta.update_incremental()
         return self.version()
 
     def has_news(self, version: int) -> bool:
@@ -155,6 +162,7 @@ class Table:
                 rows,
                 mode="append",
                 writer_properties=WRITER_PROPERTIES,
+                post_commithook_properties=HOOKS,
                 commit_properties=CommitProperties(app_transactions=list(transactions), max_commit_retries=100),
             )
 
@@ -172,6 +180,7 @@ class Table:
                 predicate=predicate or None,
                 target_file_size=file_size,
                 writer_properties=WRITER_PROPERTIES,
+                post_commithook_properties=HOOKS,
                 commit_properties=CommitProperties(app_transactions=list(transactions), max_commit_retries=100),
             )
 
@@ -202,6 +211,10 @@ class Table:
                 self.update()
         return self.dataset().to_table(columns=columns, filter=where)
 
+    def _appended_after(self, version: int) -> list[str]:
+        """The files that appends after a version added; other commits rewrite rows, and carry no transaction."""
+        return [file for commit in self.commits(version) if commit.transactions for file in commit.files]
+
     def batches(self, where: ds.Expression | None = None) -> Iterator[pa.Table]:
         """All rows at the handle's version that match, in bounded pieces."""
         for batch in self.dataset().to_batches(filter=where, batch_size=131_072):
@@ -210,17 +223,45 @@ class Table:
     def dataset(self) -> ds.Dataset:
         """The files of the handle's version, kept open between reads."""
         version = self.version()
-        if self._dataset is None or self._dataset[0] != version:
+        if self._dataset is None:
             self._dataset = version, self.delta.to_pyarrow_dataset()
+        seen, dataset = self._dataset
+        if seen != version:
+            self._dataset = version, self._moved_on(dataset)
         return self._dataset[1]
+
+    def _moved_on(self, old: ds.Dataset) -> ds.Dataset:
+        """The dataset of the handle's version, with what an older one knows of the files that are still there.
+
+        deltalake makes ranges of all columns of all files anew, in Python; here the new files get those that are searched by.
+        """
+        known = {fragment.path: fragment for fragment in old.get_fragments()}
+        files = self.files()
+        names = [name for name in ([self.spec.key] if self.spec.kind else _SEARCHED) if f"min.{name}" in files.column_names]
+        fragments = []
+        for row in files.select(["path", *(f"{end}.{name}" for name in names for end in ("min", "max"))]).to_pylist():
+            fragment = known.get(row["path"])
+            if fragment is None:
+                ranges = [_between(name, row[f"min.{name}"], row[f"max.{name}"]) for name in names]
+                within = reduce(and_, ranges, pc.scalar(True))
+                fragment = old.format.make_fragment(row["path"], old.filesystem, partition_expression=within)
+            fragments.append(fragment)
+        return ds.FileSystemDataset(fragments, old.schema, old.format, old.filesystem)
 
     def files(self) -> pa.Table:
         """The live files with their statistics: path, size_bytes, num_records, min.<column>, max.<column>, …"""
         return pa.table(self.delta.get_add_actions(flatten=True))
 
-    def max_of(self, column: str) -> int:
-        """The greatest value of a number column, from the files' statistics; 0 for an empty table."""
+    def max_of(self, column: str, until: int | None = None) -> int:
+        """The greatest value of a number column, from the files' statistics; 0 for an empty table.
+
+        Args:
+            until: leave out what was appended after this version.
+        """
         files, name = self.files(), f"max.{column}"
+        if until is not None:
+            later = pa.array(self._appended_after(until), pa.string())
+            files = files.filter(pc.invert(pc.is_in(files["path"], later)))
         if name not in files.column_names or files.num_rows == 0:
             return 0
         return int(pc.max(files[name]).as_py() or 0)
@@ -240,6 +281,12 @@ class Table:
                 continue  # cleaned away meanwhile: a checkpoint holds it
             yield from (f"{self.spec.name}/{file}" for file in _parse_commit(version, text).files)
             yield self._commit_path(version)
+
+
+def _between(name: str, least: object, greatest: object) -> ds.Expression:
+    if least is None or greatest is None:
+        return pc.scalar(True)
+    return (pc.field(name) >= least) & (pc.field(name) <= greatest)
 
 
 def transaction(name: str, version: int, retired: bool = False) -> Transaction:

@@ -14,11 +14,10 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 from deltalake.exceptions import CommitFailedError
 
-from spark_tracking.lake.derived import FILE_BYTES, DerivedTable
+from spark_tracking.lake.derived import LOG_FILE_BYTES, DerivedTable, file_bytes
 from spark_tracking.lake.log import WRITER_PROPERTIES, Raced, Table, quoted
 from spark_tracking.lake.tables import BY_NAME, EVENTS_LOG, METRICS_LOG, TableSpec
 
-LOG_FILE_BYTES = 64 * 1024 * 1024
 COMPACT_EVERY = 64
 """Commits of a table between two compactions, which bounds its live files and what a compaction costs a commit."""
 PURGED_AT_ONCE = 500
@@ -47,12 +46,15 @@ def compact(table: Table) -> int:
     """Merge small files; returns how many went into larger ones. A lost race is no error: the next time does it."""
     table.update()
     try:
-        metrics = table.delta.optimize.compact(
-            target_size=FILE_BYTES if table.spec.kind else LOG_FILE_BYTES, writer_properties=WRITER_PROPERTIES
-        )
+        metrics = table.delta.optimize.compact(target_size=file_bytes(table), writer_properties=WRITER_PROPERTIES)
     except CommitFailedError:
         return 0
     return int(metrics["numFilesRemoved"])
+
+
+def clean_log(table: Table) -> None:
+    """Remove the entries of the Delta log that are older than its retention and that a checkpoint stands for."""
+    table.delta.cleanup_metadata()
 
 
 def vacuum(table: Table, keep: timedelta, oldest_needed: int, dry_run: bool = False, orphans: bool = False) -> list[str]:

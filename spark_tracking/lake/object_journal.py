@@ -4,6 +4,8 @@
 one object after the other, each once and whole: calls that meet while a PUT is under way go into the next object together.
 So an object never changes, and one whose records are in the logs can go whoever wrote it and whether he lives. Each segment
 keeps its newest object until it has been idle for a while, so that a reader who comes late sees that there was something.
+
+A process has two segments: objects with metric points alone go into `<name>p`, which others need not get to write.
 """
 
 from __future__ import annotations
@@ -18,13 +20,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from spark_tracking.errors import LakeError
-from spark_tracking.lake.record import Record, decode
+from spark_tracking.lake.record import Record, decode, points_only
 from spark_tracking.lake.storage import Piece
 
 if TYPE_CHECKING:
     from spark_tracking.lake.object_storage import ObjectStorage
 
 FOLDER = "_journal"
+POINTS = "p"
+"""What the name of a segment ends with that holds nothing but metric points."""
 IDLE_SECONDS = 600.0
 """How long a segment without news is kept open; a writer may go on with it later all the same."""
 PARALLEL = 8
@@ -57,14 +61,18 @@ class ObjectAppender:
 
     def __init__(self, objects: ObjectStorage, contents: dict[str, bytes]) -> None:
         self.writer = secrets.token_hex(5)
-        self.name = ""
-        self.position = 0
+        self._leave()
         self._objects = objects
         self._contents = contents
         self._count = 0
         self._open = Batch()
         self._filling = threading.Lock()
         self._putting = threading.Lock()
+
+    @property
+    def position(self) -> int:
+        """The ends of both segments, together."""
+        return sum(self._ends.values())
 
     def append(self, record: bytes) -> Batch:
         with self._filling:
@@ -83,25 +91,29 @@ class ObjectAppender:
 
     def close(self) -> None:
         with self._putting:
-            self.name, self.position = "", 0
+            self._leave()
+
+    def _leave(self) -> None:
+        self.name, self._ends = "", {"": 0, POINTS: 0}
 
     def _put(self, batch: Batch) -> None:
         data = b"".join(batch.records)
+        kind = POINTS if all(map(points_only, batch.records)) else ""
         try:
-            while not self._stored(data):
-                self.name = ""  # somebody else has written under this name: a copied virtual machine
-            self.position += len(data)
+            while not self._stored(data, kind):
+                self._leave()  # somebody else has written under this name: a copied virtual machine
+            self._ends[kind] += len(data)
             batch.position = self.position
         except Exception as error:
-            self.name, self.position = "", 0  # never gone on with: the object may still turn up
+            self._leave()  # never gone on with: the object may still turn up
             batch.error = error if isinstance(error, LakeError) else LakeError(f"The journal could not be written: {error}")
         batch.done = True
 
-    def _stored(self, data: bytes) -> bool:
+    def _stored(self, data: bytes, kind: str) -> bool:
         if not self.name:
-            self.name, self.position = f"{self.writer}-{self._count:05d}", 0
+            self.name = f"{self.writer}-{self._count:05d}"
             self._count += 1
-        path = f"{FOLDER}/{self.name}/{self.position:016x}"
+        path = f"{FOLDER}/{self.name}{kind}/{self._ends[kind]:016x}"
         if not self._objects.create(path, data):
             try:
                 if self._objects.read(path) != data:
@@ -121,6 +133,7 @@ class ObjectJournal:
     """
 
     survives_fork = False
+    leaves_points = True
 
     def __init__(self, objects: ObjectStorage, contents: dict[str, bytes]) -> None:
         self.own = ObjectAppender(objects, contents)
@@ -140,8 +153,9 @@ class ObjectJournal:
         self._positions.clear()
         self._gaps.clear()
 
-    def poll(self) -> Iterator[tuple[str, Record]]:
-        news = [o for found in self._list().values() for o in found if o.end > self._positions.get(o.segment, 0)]
+    def poll(self, points: bool = True) -> Iterator[tuple[str, Record]]:
+        wanted = [found for segment, found in self._list().items() if points or not segment.endswith(POINTS)]
+        news = [o for found in wanted for o in found if o.end > self._positions.get(o.segment, 0)]
         for found, content in zip(news, self._fetch(news)):
             position = self._positions.get(found.segment, 0)
             if content is None or found.start > position:
@@ -178,7 +192,8 @@ class ObjectJournal:
 
     def ended(self, own: str = "") -> list[Piece]:
         pieces = self.pieces()
-        idle = {s for s, found in self._listing.items() if s == own or time.time() - found[-1].modified > IDLE_SECONDS}
+        mine = {own, own + POINTS} if own else ()
+        idle = {s for s, found in self._listing.items() if s in mine or time.time() - found[-1].modified > IDLE_SECONDS}
         return [piece for piece in pieces if not piece.last or piece.segment in idle]
 
     def remove(self, pieces: Iterable[Piece]) -> None:

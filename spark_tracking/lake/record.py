@@ -156,6 +156,11 @@ def encode(hlc: int, events: Sequence[Event], blocks: Sequence[PackedBlock]) -> 
     return _HEADER.pack(_MAGIC, len(payload), crc32(payload, crc32(stamp)), hlc) + payload
 
 
+def points_only(record: bytes) -> bool:
+    """Whether an encoded record sets no register: its list of events is empty."""
+    return record[_HEADER.size + 1] == 0x90  # msgpack: a list of two, the first of them empty
+
+
 def decode(data: bytes, start: int) -> Iterator[Record]:
     """The whole records in `data`, which begins at position `start` of its segment. Stops at a torn end.
 

@@ -7,7 +7,7 @@ kind had no news needs no commit.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -16,7 +16,7 @@ from spark_tracking.errors import Unavailable
 from spark_tracking.lake.columns import fold_rows
 from spark_tracking.lake.derived import DerivedTable
 from spark_tracking.lake.log import Gone, Raced, Table
-from spark_tracking.lake.maintain import COMPACT_EVERY, compact
+from spark_tracking.lake.maintain import COMPACT_EVERY, clean_log, compact
 from spark_tracking.lake.state import Entity
 from spark_tracking.lake.tables import DERIVED, EVENTS_LOG, METRICS_LOG
 
@@ -33,10 +33,14 @@ class Folding(defaultdict[tuple[str, str], Entity]):
 
 
 class Refresher:
-    """Brings derived tables up to date, with handles of its own."""
+    """Brings derived tables up to date.
 
-    def __init__(self, root: str) -> None:
-        self.logs = {spec.name: Table(root, spec) for spec in (EVENTS_LOG, METRICS_LOG)}
+    Args:
+        logs: the events log and the metrics log, where somebody who works in turns with this one has handles.
+    """
+
+    def __init__(self, root: str, *logs: Table) -> None:
+        self.logs = {table.spec.name: table for table in logs or (Table(root, EVENTS_LOG), Table(root, METRICS_LOG))}
         self.tables = [DerivedTable(root, spec) for spec in sorted(DERIVED, key=lambda s: s.kind == "run")]
 
     def refresh(self) -> int:
@@ -92,6 +96,9 @@ class Refresher:
             if mine or table is self.tables[-1]:
                 self._merge(table, mine, until)
             changed += len(mine)
+        if self.tables[-1].version() % COMPACT_EVERY == 0:  # here, where all that the logs have is covered
+            for table_ in (*self.logs.values(), *self.tables):
+                clean_log(table_)
         return changed
 
     def _merge(self, table: DerivedTable, news: dict[str, Entity], until: dict[str, int]) -> None:
@@ -100,17 +107,28 @@ class Refresher:
         for id, entity in stored.items():
             entity.merge(news[id])
         entities = {**news, **stored}
-        self._complete(table, [entities[id] for id in unknown])
+        if unknown and self._may_have_more(table, [entities[id] for id in unknown]):
+            self._complete(table, [entities[id] for id in unknown])
         table.write(entities.values(), stored, until)
         if table.version() % COMPACT_EVERY == 0:
             compact(table)
 
-    def _complete(self, table: DerivedTable, unknown: Iterable[Entity]) -> None:
-        """Build new rows from the whole log: news of a thing may have been flushed before its creation was."""
-        ids = pa.array([e.id for e in unknown], pa.string())
+    def _may_have_more(self, table: DerivedTable, unknown: Collection[Entity]) -> bool:
+        """Whether the logs may have had something of these new things before the news.
+
+        Something of a thing may be flushed before its creation is; but who writes of a run has seen its creation, so that what
+        he writes is stamped later.
+        """
         watermarks = self.tables[-1].watermarks
-        if not len(ids) or min(watermarks.values()) < 0:
-            return
+        if min(watermarks.values()) < 0:
+            return False
+        created = [entity.fields.get("attr", {}).get("created") for entity in unknown]
+        first = min(0 if register is None else register.stamp.hlc for register in created)
+        return table.spec.kind != "run" or any(log.max_of("hlc", watermarks[name]) >= first for name, log in self.logs.items())
+
+    def _complete(self, table: DerivedTable, unknown: Iterable[Entity]) -> None:
+        """Build new rows from the whole log."""
+        ids = pa.array([e.id for e in unknown], pa.string())
         entities = Folding()
         for entity in unknown:
             entities[table.spec.kind, entity.id] = entity

@@ -40,12 +40,15 @@ class Appender(Protocol):
 
     Attributes:
         writer: the name of this process in stamps.
-        name, position: the segment and its end; "" and 0 while there is none.
+        name: the segment (on an object store, a pair of them); "" while there is none.
     """
 
     writer: str
     name: str
-    position: int
+
+    @property
+    def position(self) -> int:
+        """The segment's end."""
 
     def append(self, record: bytes) -> Any:
         """Take a record; the caller serialises appends. Returns what `wait` wants."""
@@ -72,6 +75,10 @@ class AnyJournal(Protocol):
     def survives_fork(self) -> bool:
         """Whether a forked child can append to it."""
 
+    @property
+    def leaves_points(self) -> bool:
+        """Whether a poll can leave metric points to a later one; they would cost requests."""
+
     def segments(self) -> list[str]:
         """The segments that exist now."""
 
@@ -81,8 +88,12 @@ class AnyJournal(Protocol):
     def forget(self) -> None:
         """Forget what was read."""
 
-    def poll(self) -> Iterator[tuple[str, Record]]:
-        """What all processes wrote since the last poll, this one's own included, with its segment."""
+    def poll(self, points: bool = True) -> Iterator[tuple[str, Record]]:
+        """What all processes wrote since the last poll, this one's own included, with its segment.
+
+        Args:
+            points: whether records of metric points alone are wanted; see `leaves_points`.
+        """
 
     def poll_segment(self, name: str) -> Iterator[tuple[str, Record]]:
         """The same for one segment."""

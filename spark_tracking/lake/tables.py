@@ -198,7 +198,7 @@ MODEL_VERSIONS_LATEST = pa.schema(
 _COMMON = {
     # Append time grows with the number of commits in the log, so history is short; time travel further back is computed
     # from the logs' own clocks.
-    "delta.logRetentionDuration": "interval 1 hours",
+    "delta.logRetentionDuration": "interval 20 minutes",
     "delta.deletedFileRetentionDuration": "interval 1 hours",
     "delta.checkpointInterval": "50",
 }

@@ -22,16 +22,18 @@ from spark_tracking.lake.clock import Clock
 from spark_tracking.lake.columns import among, events_of, fold_blocks, fold_metric_rows, model_points
 from spark_tracking.lake.derived import DerivedTable
 from spark_tracking.lake.journal import writer_of
-from spark_tracking.lake.log import Commit, Table
+from spark_tracking.lake.log import Commit, Gone, Table
 from spark_tracking.lake.record import PackedBlock, Record
 from spark_tracking.lake.state import Entity, Stamp
 from spark_tracking.lake.tables import DERIVED, EVENTS_LOG, METRICS_LOG
 
 Key = tuple[str, str]
-WHOLE_KEPT = 10_000
-"""Whole entities that a process keeps."""
+WHOLE_KEPT = 3000
+"""Whole entities that a process keeps, some 20 KB each."""
 WRITERS_PATIENCE = 1.0
 """Seconds for which a process that only writes puts off looking for newer derived tables."""
+FAR_BEHIND = 100
+"""Versions of a log that a process catches up with one by one; behind more, it begins anew from the derived tables."""
 UNFOLDED_BYTES = 1024 * 1024
 """Points of a whole entity that nobody asked for are folded beyond this size, so that a mere writer stays small."""
 
@@ -145,19 +147,18 @@ class View:
                 self._taken[name][segment] = position
                 self._commits[name].append(Commit(self.logs[name].seen, {segment: position}, [], False))
 
-    def poll(self, bases: bool = True) -> None:
+    def poll(self, points: bool = True) -> None:
         """See everything that any process had acknowledged when this was called.
 
         Args:
-            bases: also move on to newer derived tables, and forget what they cover. A writer need not do so each time.
+            points: metric points, too, and move on to newer derived tables and forget what they cover. A writer need not do so each time.
         """
-        self._read_journals()
-        due = bases or time.monotonic() - self._bases_seen > WRITERS_PATIENCE
-        if due and self._update_bases():
-            self._read_logs()
+        self._read_journals(points)
+        due = points or time.monotonic() - self._bases_seen > WRITERS_PATIENCE
+        moved = due and self._update_bases()
+        self._read_logs(points)
+        if moved:
             self._forget_covered()
-        else:
-            self._read_logs()
 
     def get(self, kind: str, id: str, points: bool = True) -> Entity | None:
         """The entity as of the last poll, purged ones and unborn ones left out. Not to be kept: it goes on changing.
@@ -174,14 +175,9 @@ class View:
 
     def get_many(self, kind: str, ids: Collection[str]) -> dict[str, Entity]:
         """The same for many, with one look into the table."""
-        missing = [id for id in ids if (kind, id) not in self._whole]
-        loaded = self._load_whole(kind, missing)
-        entities = {}
-        for id in ids:
-            whole = self._whole.get((kind, id)) or loaded.get(id)
-            if whole is not None and (entity := whole.fold()).exists:
-                entities[id] = entity
-        return entities
+        wholes = {id: whole for id in ids if (whole := self._whole.get((kind, id)))}
+        wholes |= self._load_whole(kind, [id for id in ids if id not in wholes])  # which may forget some of the former
+        return {id: entity for id in ids if id in wholes and (entity := wholes[id].fold()).exists}
 
     def ids(self, kind: str) -> list[str]:
         """The ids of all rows of the kind, stored or news."""
@@ -220,7 +216,7 @@ class View:
             if partial is not None:
                 entity.merge(partial.fold())
             loaded[id] = self._whole[kind, id] = Whole(entity)
-        while len(self._whole) > max(WHOLE_KEPT, len(loaded)):
+        while len(self._whole) > WHOLE_KEPT:
             self._whole.popitem(last=False)
         return loaded
 
@@ -230,8 +226,8 @@ class View:
             partial = self.tail[kind, id] = Partial(Entity(kind, id))
         return partial
 
-    def _read_journals(self) -> None:
-        for segment, record in self._journal.poll():
+    def _read_journals(self, points: bool = True) -> None:
+        for segment, record in self._journal.poll(points):
             self._fold_record(segment, record)
 
     def _fold_record(self, segment: str, record: Record) -> None:
@@ -270,14 +266,21 @@ class View:
                 moved = True
         return moved
 
-    def _read_logs(self) -> None:
+    def _read_logs(self, points: bool = True) -> None:
         for name, log in self.logs.items():
-            if not log.has_news(log.seen):
+            left_out = log is self.metrics and not points and self._journal.leaves_points
+            if left_out or not log.has_news(log.seen):
                 continue
+            covered = min(self.watermark(kind, name) for kind in self.bases)
+            if covered - log.seen > FAR_BEHIND:
+                raise Gone(f"'{name}' was left alone for {covered - log.seen} versions")
             for commit in log.commits(log.seen):
                 if commit.adds_rows and not self._has_read(name, commit):
-                    log.update()
-                    self._fold_log(log, commit.version - 1, commit.version)
+                    if commit.version <= covered:
+                        self._whole.clear()  # the derived tables have these rows, what is kept of them has not
+                    else:
+                        log.update()
+                        self._fold_log(log, commit.version - 1, commit.version)
                 log.seen = commit.version
                 self._commits[name].append(commit)
                 self._taken[name].update(commit.transactions)

@@ -104,7 +104,7 @@ class Runs(Experiments):
             events.append(Event(KIND, run_id, "tag", MLFLOW_RUN_NAME, str(run_name)))
         self.lake.write(events)
         if run_status is not None and RunStatus.is_terminated(run_status):
-            self.lake.settle(wait=MLFLOW_PARENT_RUN_ID not in run.items("tag"))
+            self.lake.settle(wait=MLFLOW_PARENT_RUN_ID not in run.items("tag"), of=(KIND, run_id))
         return entities.run_info(self._run(run_id))
 
     def delete_run(self, run_id: str) -> None:

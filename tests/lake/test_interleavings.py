@@ -7,11 +7,12 @@ import tempfile
 from datetime import timedelta
 from pathlib import Path
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
-from spark_tracking.lake import Lake
+from spark_tracking.lake import Lake, view
 from spark_tracking.lake.check import rebuild_state
 from spark_tracking.lake.project import rows as project_rows
 from spark_tracking.uri import LakeUri
@@ -35,8 +36,11 @@ def empty_lake() -> Path:
 class TwoProcesses(RuleBasedStateMachine):
     """The model is a plain dictionary: what was written last (tags), first (params), and all points."""
 
-    @initialize()
-    def begin(self) -> None:
+    @initialize(kept=st.sampled_from([1, 3000]), far_behind=st.sampled_from([1, 100]))
+    def begin(self, kept: int, far_behind: int) -> None:
+        self.limits = pytest.MonkeyPatch()
+        self.limits.setattr(view, "WHOLE_KEPT", kept)
+        self.limits.setattr(view, "FAR_BEHIND", far_behind)
         self.root = Path(tempfile.mkdtemp()) / "lake"
         shutil.copytree(empty_lake(), self.root)
         self.lakes = [self._open(), self._open()]
@@ -127,6 +131,7 @@ class TwoProcesses(RuleBasedStateMachine):
         for lake in self.lakes:
             lake.close()
         shutil.rmtree(self.root.parent)
+        self.limits.undo()
 
 
 TestTwoProcesses = TwoProcesses.TestCase

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from deltalake import DeltaTable
 
-from spark_tracking.lake import Event, Lake, maintain
+from spark_tracking.lake import Event, Lake, maintain, view
 from spark_tracking.lake.tables import BY_NAME
 from spark_tracking.lake.view import View
 from tests.lake.making import points, run_created, tag, what
@@ -65,6 +65,17 @@ def test_a_process_that_slept_while_logs_were_cleaned_can_write_flush_and_refres
     newcomer = another()
     assert newcomer.get("run", "r2").items("tag") == {"late": "yes"}  # type: ignore[union-attr]
     assert newcomer.check().problems == []
+
+
+def test_a_look_at_more_things_than_are_kept_in_memory_finds_all(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(view, "WHOLE_KEPT", 2)
+    for n in range(5):
+        lake.write(run_created(f"r{n}"))
+    lake.get("run", "r0")
+    lake.get("run", "r1")
+    assert list(lake.get_many("run", ["r0", "r2", "r1", "r3"])) == ["r0", "r2", "r1", "r3"]
+    assert [run.id for run in lake.search("run", order_by=["run_id"])] == ["r0", "r1", "r2", "r3", "r4"]
+    assert len(lake._view._whole) == 2
 
 
 def test_a_view_that_begins_anew_keeps_what_is_only_in_journals(lake: Lake, another: Another) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from spark_tracking.errors import InvalidSetting, LakeError, LakeReadOnly
-from spark_tracking.lake import Lake, object_storage, storage
+from spark_tracking.lake import Lake, object_storage, storage, view
 from spark_tracking.lake.tables import METRICS_LOG
 from spark_tracking.uri import without_queries
 from tests.lake.making import points, run_created, tag, what
@@ -124,6 +124,43 @@ def test_a_reader_that_slept_through_flush_and_removal_sees_all(cloud_lake: Lake
     run = sleeper.get("run", "r1")
     assert (run.items("tag")["n"], run.items("tag")["last"], run.metrics["loss"].latest.step) == ("3", "one", 3)
     assert steps(sleeper, "r1") == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("store", ["s3"], indirect=True)
+def test_to_write_nobody_fetches_the_points_of_others(cloud_lake: Lake, another_on: Another, store: Emulator) -> None:
+    other = another_on()
+    cloud_lake.write(run_created("r1"))
+    for step in range(4):
+        cloud_lake.write((), [points("r1", "loss", 0.5, step=step)])
+    assert other.get("run", "r1", points=False).attr("status") == "RUNNING"
+    store.requests()
+    for step in range(4, 8):
+        other.write((), [points("r1", "loss", 0.5, step=step)])
+    assert [r for r in store.requests() if r.startswith("GET") and "/_journal/" in r] == []
+    assert steps(other, "r1") == steps(cloud_lake, "r1") == list(range(8))
+
+
+@pytest.mark.parametrize("far_behind", [100, 2])
+def test_who_only_wrote_for_long_reads_what_was_flushed_and_refreshed_meanwhile(
+    cloud_lake: Lake, another_on: Another, monkeypatch: pytest.MonkeyPatch, far_behind: int
+) -> None:
+    """The journal's objects are gone and the derived tables have moved on; what it kept in memory is old."""
+    monkeypatch.setattr(view, "FAR_BEHIND", far_behind)
+    monkeypatch.setattr(view, "WRITERS_PATIENCE", -1.0)
+    monkeypatch.setattr(object_storage.ObjectStorage, "patience", 0.0)
+    cloud_lake.write(run_created("r1"), [points("r1", "loss", 0.0)])
+    writer = another_on()
+    assert writer.get("run", "r1").metrics["loss"].latest.step == 0
+    for step in range(1, 6):
+        cloud_lake.write((), [points("r1", "loss", 1.0 if step == 3 else 0.0, step=step)])
+        cloud_lake.settle()
+        writer.write((), [points("r2", "loss", 0.0, step=step)])
+    cloud_lake.write((), [points("r1", "loss", 0.0, step=6)])
+    loss = writer.get("run", "r1").metrics["loss"]
+    assert (loss.maximum, loss.latest.step) == (1.0, 6)
+    assert steps(writer, "r1") == list(range(7))
+    assert steps(writer, "r2") == list(range(1, 6))
+    assert writer.check().problems == []
 
 
 def test_a_slow_clock_does_not_lose_its_writes(cloud_lake: Lake, another_on: Another, monkeypatch: pytest.MonkeyPatch) -> None:
