@@ -177,17 +177,16 @@ def damaged(data: bytes) -> list[int]:
     return [at for at, _, _, payload in _frames(data) if payload is None]
 
 
-def _frames(data: bytes) -> Iterator[tuple[int, int, int, bytes | None]]:
+def _frames(data: bytes) -> Iterator[tuple[int, int, int, memoryview | None]]:
     """(start, end, stamp, payload) of each record; payload is None for what is damaged in between."""
-    at, bad = 0, -1
+    at, bad, view = 0, -1, memoryview(data)
     while at + _HEADER.size <= len(data):
         magic, length, checksum, hlc = _HEADER.unpack_from(data, at)
         body, end = at + _HEADER.size, at + _HEADER.size + length
-        payload = data[body:end]
-        if magic == _MAGIC and end <= len(data) and crc32(payload, crc32(data[at + _STAMP_AT : body])) == checksum:
+        if magic == _MAGIC and end <= len(data) and crc32(view[at + _STAMP_AT : end]) == checksum:
             if bad >= 0:
                 yield bad, at, 0, None
-            yield at, end, hlc, payload
+            yield at, end, hlc, view[body:end]
             at, bad = end, -1
             continue
         bad = at if bad < 0 else bad

@@ -35,7 +35,7 @@ WRITERS_PATIENCE = 1.0
 FAR_BEHIND = 100
 """Versions of a log that a process catches up with one by one; behind more, it begins anew from the derived tables."""
 UNFOLDED_BYTES = 1024 * 1024
-"""Points of a whole entity that nobody asked for are folded beyond this size, so that a mere writer stays small."""
+"""Points of a whole entity that nobody asked for are let go beyond this size: a mere writer stays small and folds nothing."""
 
 
 @dataclass(slots=True)
@@ -70,17 +70,25 @@ class Partial:
 
 @dataclass(slots=True)
 class Whole:
-    """An entity with everything known of it; points wait in `unfolded` until somebody looks."""
+    """An entity with everything known of it; points wait in `unfolded` until somebody looks.
+
+    Attributes:
+        has_points: whether all points are in it or wait; else who wants them loads it anew.
+    """
 
     entity: Entity
     unfolded: list[PackedBlock] = field(default_factory=list)
     waiting: int = 0
+    has_points: bool = True
 
     def add(self, block: PackedBlock) -> None:
+        if not self.has_points:
+            return
         self.unfolded.append(block)
         self.waiting += len(block)
         if self.waiting > UNFOLDED_BYTES:
-            self.fold()
+            self.has_points = False
+            self.unfolded.clear()
 
     def fold(self) -> Entity:
         fold_blocks(self.entity, self.unfolded)
@@ -166,7 +174,9 @@ class View:
         Args:
             points: whether metrics must be up to date.
         """
-        whole = self._whole.get((kind, id)) or self._load_whole(kind, [id]).get(id)
+        whole = self._whole.get((kind, id))
+        if whole is None or (points and not whole.has_points):
+            whole = self._load_whole(kind, [id]).get(id)
         if whole is None:
             return None
         self._whole.move_to_end((kind, id))
@@ -175,7 +185,7 @@ class View:
 
     def get_many(self, kind: str, ids: Collection[str]) -> dict[str, Entity]:
         """The same for many, with one look into the table."""
-        wholes = {id: whole for id in ids if (whole := self._whole.get((kind, id)))}
+        wholes = {id: whole for id in ids if (whole := self._whole.get((kind, id))) and whole.has_points}
         wholes |= self._load_whole(kind, [id for id in ids if id not in wholes])  # which may forget some of the former
         return {id: entity for id in ids if id in wholes and (entity := wholes[id].fold()).exists}
 
