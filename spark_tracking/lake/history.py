@@ -36,7 +36,7 @@ def at_version(root: str, spec: TableSpec, version: int) -> Query:
         return Query.of(DeltaTable(f"{root}/{spec.name}", version=version))
     except (DeltaError, OSError) as error:
         raise NotFound(
-            f"'{spec.name}' has no version {version} to read (any more): {error}. Delta versions are kept for an hour; "
+            f"'{spec.name}' has no version {version} to read (any more): {error}. Delta versions are kept for a quarter of an hour; "
             "`as_of=` a time reaches back to the lake's beginning."
         ) from error
 

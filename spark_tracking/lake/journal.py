@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from spark_tracking.errors import LakeError, LakeReadOnly
-from spark_tracking.lake.record import Record, decode
+from spark_tracking.lake.record import PEEK_BYTES, Record, decode, peek
 from spark_tracking.lake.storage import Piece
 
 SUFFIX = ".seg"
@@ -99,24 +99,49 @@ class SegmentWriter:
 
 
 class SegmentReader:
-    """Follows one segment. The open file outlives an unlink, so that nothing of it is missed."""
+    """Follows one segment. The open file outlives an unlink, so that nothing of it is missed.
 
-    __slots__ = ("name", "position", "_fd")
+    Attributes:
+        position: all records before it have been read.
+        ahead: all but those of metric points alone have been read before this position, which is not less.
+    """
+
+    __slots__ = ("name", "position", "ahead", "_fd", "_incomplete")
 
     def __init__(self, folder: Path, name: str, position: int = 0) -> None:
         self.name = name
-        self.position = position
+        self.position = self.ahead = position
+        self._incomplete = -1
         self._fd = os.open(folder / (name + SUFFIX), os.O_RDONLY | os.O_CLOEXEC)
 
-    def read(self) -> Iterator[Record]:
-        """The records that came since the last read."""
+    def read(self, points: bool = True) -> Iterator[Record]:
+        """The records that came since the last read; without those of metric points alone, if they are not asked for."""
         size = os.fstat(self._fd).st_size
-        if size <= self.position:
-            return
-        data = os.pread(self._fd, size - self.position, self.position)
-        for record in decode(data, self.position):
-            self.position = record.end
-            yield record
+        if not points:
+            yield from self._read_ahead(size)
+        elif size > self.position:
+            data, seen = os.pread(self._fd, size - self.position, self.position), self.ahead
+            for record in decode(data, self.position):
+                self.position, self.ahead = record.end, max(record.end, seen)
+                if record.end > seen or not record.events:
+                    yield record
+
+    def _read_ahead(self, size: int) -> Iterator[Record]:
+        while self.ahead + PEEK_BYTES <= size:
+            length, points_only = peek(os.pread(self._fd, PEEK_BYTES, self.ahead))
+            end = self.ahead + length
+            if end > size and self.ahead != self._incomplete:
+                self._incomplete = self.ahead  # being written; who still finds it so looks whether the length is damaged
+                return
+            if length and points_only and end <= size:
+                self.ahead = end
+                continue
+            for record in decode(os.pread(self._fd, length, self.ahead), self.ahead):
+                self.ahead = record.end
+                yield record
+            if self.ahead != end or not length:  # damaged: look for what may follow
+                yield from self.read()
+                return
 
     def close(self) -> None:
         """Stop following."""
@@ -127,16 +152,15 @@ class Journal:
     """All segments of a lake, and this process's own; see `lake.storage.AnyJournal`.
 
     Attributes:
-        positions: how far each segment, also one that is gone by now, has been read.
+        positions: how far each segment, also one that is gone by now, has been read: all of it, and all but metric points.
     """
 
     survives_fork = True
-    leaves_points = False
 
     def __init__(self, root: Path, sync: bool = True) -> None:
         self.folder = root / "_journal"
         self.own = SegmentWriter(self.folder, sync)
-        self.positions: dict[str, int] = {}
+        self.positions: dict[str, tuple[int, int]] = {}
         self._readers: dict[str, SegmentReader] = {}
 
     def segments(self) -> list[str]:
@@ -157,28 +181,33 @@ class Journal:
                 self._readers[segment] = SegmentReader(self.folder, segment, position)
             except FileNotFoundError:
                 return
-            self.positions[segment] = position
+            self.positions[segment] = position, position
 
     def poll(self, points: bool = True) -> Iterator[tuple[str, Record]]:
-        """What all processes wrote since the last poll, this one's own included, with its segment."""
+        """What all processes wrote since the last poll, this one's own included, with its segment; see `AnyJournal`."""
         names = self.segments()
         for name in names:
             if name not in self._readers:
                 self.follow(name, 0)
         gone = self._readers.keys() - names
         for name in list(self._readers):
-            yield from self.poll_segment(name)
+            yield from self.poll_segment(name, points)
             if name in gone:
                 self._readers.pop(name).close()
 
-    def poll_segment(self, name: str) -> Iterator[tuple[str, Record]]:
+    def left_out(self) -> int:
+        """How many bytes of points are left to a later poll."""
+        return sum(reader.ahead - reader.position for reader in self._readers.values())
+
+    def poll_segment(self, name: str, points: bool = True) -> Iterator[tuple[str, Record]]:
         """The same for one segment."""
         reader = self._readers.get(name)
         if reader is None:
             return
-        for record in reader.read():
-            self.positions[name] = record.end
+        for record in reader.read(points):
+            self.positions[name] = reader.position, reader.ahead
             yield name, record
+        self.positions[name] = reader.position, reader.ahead
 
     def size(self, segment: str) -> int:
         """The bytes of a segment now; -1 when it is gone."""
@@ -198,9 +227,10 @@ class Journal:
         finally:
             reader.close()
 
-    def has_read(self, segment: str, after: int, until: int) -> bool:
+    def has_read(self, segment: str, after: int, until: int, points: bool = True) -> bool:
         """Whether the segment has been read up to a position; nothing before it can have been missed."""
-        return self.positions.get(segment, 0) >= until
+        whole, ahead = self.positions.get(segment, (0, 0))
+        return (whole if points else ahead) >= until
 
     def pieces(self) -> list[Piece]:
         """The segments that exist now."""

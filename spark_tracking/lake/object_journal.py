@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from spark_tracking.errors import LakeError
-from spark_tracking.lake.record import Record, decode, points_only
+from spark_tracking.lake.record import Record, decode, peek
 from spark_tracking.lake.storage import Piece
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ class ObjectAppender:
 
     def _put(self, batch: Batch) -> None:
         data = b"".join(batch.records)
-        kind = POINTS if all(map(points_only, batch.records)) else ""
+        kind = POINTS if all(peek(record)[1] for record in batch.records) else ""
         try:
             while not self._stored(data, kind):
                 self._leave()  # somebody else has written under this name: a copied virtual machine
@@ -133,7 +133,6 @@ class ObjectJournal:
     """
 
     survives_fork = False
-    leaves_points = True
 
     def __init__(self, objects: ObjectStorage, contents: dict[str, bytes]) -> None:
         self.own = ObjectAppender(objects, contents)
@@ -165,11 +164,15 @@ class ObjectJournal:
                     self._positions[found.segment] = record.end
                     yield found.segment, record
 
-    def poll_segment(self, name: str) -> Iterator[tuple[str, Record]]:
+    def left_out(self) -> int:
+        kept = (found for segment, found in self._listing.items() if segment.endswith(POINTS))
+        return sum(o.end - o.start for found in kept for o in found if o.end > self._positions.get(o.segment, 0))
+
+    def poll_segment(self, name: str, points: bool = True) -> Iterator[tuple[str, Record]]:
         """Nothing: what a poll did not find was flushed and removed, so that the logs have it."""
         return iter(())
 
-    def has_read(self, segment: str, after: int, until: int) -> bool:
+    def has_read(self, segment: str, after: int, until: int, points: bool = True) -> bool:
         return self._positions.get(segment, 0) >= until and self._gaps.get(segment, 0) <= after
 
     def size(self, segment: str) -> int:

@@ -156,9 +156,14 @@ def encode(hlc: int, events: Sequence[Event], blocks: Sequence[PackedBlock]) -> 
     return _HEADER.pack(_MAGIC, len(payload), crc32(payload, crc32(stamp)), hlc) + payload
 
 
-def points_only(record: bytes) -> bool:
-    """Whether an encoded record sets no register: its list of events is empty."""
-    return record[_HEADER.size + 1] == 0x90  # msgpack: a list of two, the first of them empty
+PEEK_BYTES = _HEADER.size + 2
+
+
+def peek(head: bytes) -> tuple[int, bool]:
+    """What a record's first PEEK_BYTES tell: its length, 0 where they are no record's, and whether it holds metric points alone."""
+    magic, length, _, _ = _HEADER.unpack_from(head)
+    points_only = head[_HEADER.size + 1] == 0x90  # msgpack: a list of two, the first of them empty
+    return (_HEADER.size + length if magic == _MAGIC else 0), points_only
 
 
 def decode(data: bytes, start: int) -> Iterator[Record]:

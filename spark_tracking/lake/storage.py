@@ -75,10 +75,6 @@ class AnyJournal(Protocol):
     def survives_fork(self) -> bool:
         """Whether a forked child can append to it."""
 
-    @property
-    def leaves_points(self) -> bool:
-        """Whether a poll can leave metric points to a later one; they would cost requests."""
-
     def segments(self) -> list[str]:
         """The segments that exist now."""
 
@@ -92,14 +88,17 @@ class AnyJournal(Protocol):
         """What all processes wrote since the last poll, this one's own included, with its segment.
 
         Args:
-            points: whether records of metric points alone are wanted; see `leaves_points`.
+            points: else records of metric points alone are left to a later poll.
         """
 
-    def poll_segment(self, name: str) -> Iterator[tuple[str, Record]]:
+    def left_out(self) -> int:
+        """How many bytes of points are left to a later poll."""
+
+    def poll_segment(self, name: str, points: bool = True) -> Iterator[tuple[str, Record]]:
         """The same for one segment."""
 
-    def has_read(self, segment: str, after: int, until: int) -> bool:
-        """Whether polls have returned all that lies between two positions of a segment."""
+    def has_read(self, segment: str, after: int, until: int, points: bool = True) -> bool:
+        """Whether polls have returned all that lies between two positions of a segment; all but points, if those are not asked for."""
 
     def size(self, segment: str) -> int:
         """The end of a segment, as of `segments` or later; -1 when it is gone."""

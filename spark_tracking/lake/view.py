@@ -30,10 +30,12 @@ from spark_tracking.lake.tables import DERIVED, EVENTS_LOG, METRICS_LOG
 Key = tuple[str, str]
 WHOLE_KEPT = 3000
 """Whole entities that a process keeps, some 20 KB each."""
-WRITERS_PATIENCE = 1.0
+WRITERS_PATIENCE = 20.0
 """Seconds for which a process that only writes puts off looking for newer derived tables."""
 FAR_BEHIND = 100
 """Versions of a log that a process catches up with one by one; behind more, it begins anew from the derived tables."""
+LEFT_OUT_BYTES = 4 * 1024 * 1024
+"""Metric points in journals that a process that only writes may have left unread; behind more, it begins anew, too."""
 UNFOLDED_BYTES = 1024 * 1024
 """Points of a whole entity that nobody asked for are let go beyond this size: a mere writer stays small and folds nothing."""
 
@@ -161,6 +163,8 @@ class View:
         Args:
             points: metric points, too, and move on to newer derived tables and forget what they cover. A writer need not do so each time.
         """
+        if points and self._journal.left_out() > LEFT_OUT_BYTES:
+            raise Gone("more points were left out than a new beginning costs")
         self._read_journals(points)
         due = points or time.monotonic() - self._bases_seen > WRITERS_PATIENCE
         moved = due and self._update_bases()
@@ -278,8 +282,7 @@ class View:
 
     def _read_logs(self, points: bool = True) -> None:
         for name, log in self.logs.items():
-            left_out = log is self.metrics and not points and self._journal.leaves_points
-            if left_out or not log.has_news(log.seen):
+            if (log is self.metrics and not points) or not log.has_news(log.seen):
                 continue
             covered = min(self.watermark(kind, name) for kind in self.bases)
             if covered - log.seen > FAR_BEHIND:
@@ -301,10 +304,11 @@ class View:
             return False
         for segment, position in commit.transactions.items():
             after = self._taken[log].get(segment, 0)
-            if not self._journal.has_read(segment, after, position):
-                for name, record in self._journal.poll_segment(segment):
+            points = log == METRICS_LOG.name
+            if not self._journal.has_read(segment, after, position, points):
+                for name, record in self._journal.poll_segment(segment, points):
                     self._fold_record(name, record)
-            if not self._journal.has_read(segment, after, position):
+            if not self._journal.has_read(segment, after, position, points):
                 return False
         return True
 

@@ -36,11 +36,14 @@ def empty_lake() -> Path:
 class TwoProcesses(RuleBasedStateMachine):
     """The model is a plain dictionary: what was written last (tags), first (params), and all points."""
 
-    @initialize(kept=st.sampled_from([1, 3000]), far_behind=st.sampled_from([1, 100]))
-    def begin(self, kept: int, far_behind: int) -> None:
+    @initialize(kept=st.sampled_from([1, 3000]), far_behind=st.sampled_from([1, 100]), left_out=st.sampled_from([0, 2**22]))
+    def begin(self, kept: int, far_behind: int, left_out: int) -> None:
         self.limits = pytest.MonkeyPatch()
         self.limits.setattr(view, "WHOLE_KEPT", kept)
         self.limits.setattr(view, "FAR_BEHIND", far_behind)
+        self.limits.setattr(view, "LEFT_OUT_BYTES", left_out)
+        self.limits.setattr(view, "WRITERS_PATIENCE", 0.0)
+        self.limits.setattr(view, "UNFOLDED_BYTES", 200)
         self.root = Path(tempfile.mkdtemp()) / "lake"
         shutil.copytree(empty_lake(), self.root)
         self.lakes = [self._open(), self._open()]
@@ -66,6 +69,18 @@ class TwoProcesses(RuleBasedStateMachine):
         self.tags.setdefault(run, {})["last"] = text
         self.params.setdefault(run, {}).setdefault("first", text)
         self.points.setdefault(run, []).extend(values)
+
+    @rule(who=who, run=st.sampled_from(RUNS), count=st.integers(1, 3))
+    def log(self, who: int, run: str, count: int) -> None:
+        """Metric points alone, as most calls; the writer looks at the run, but not at its points."""
+        if run not in self.tags:
+            return
+        entity = self.lakes[who].get("run", run, points=False)
+        assert entity is not None and entity.items("tag") == self.tags[run]
+        self.number += 1
+        values = [float(self.number * 10 + n) for n in range(count)]
+        self.lakes[who].write((), [points(run, "m", *values, step=self.number * 10)])
+        self.points[run].extend(values)
 
     @rule(who=who, run=st.sampled_from(RUNS))
     def purge(self, who: int, run: str) -> None:

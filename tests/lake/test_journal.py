@@ -12,8 +12,8 @@ import pytest
 from spark_tracking.errors import LakeError
 from spark_tracking.lake import Lake
 from spark_tracking.lake.flush import Flusher
-from spark_tracking.lake.journal import Journal
-from spark_tracking.lake.record import Record, damaged, decode, encode
+from spark_tracking.lake.journal import Journal, SegmentReader
+from spark_tracking.lake.record import PackedBlock, Record, damaged, decode, encode, pack_block
 from spark_tracking.lake.state import Event
 from tests.lake.making import points, run_created, tag, wait_until
 
@@ -50,6 +50,34 @@ def test_a_byte_that_changed_costs_one_record_and_is_found() -> None:
         broken = data[:at] + bytes([data[at] ^ 0x40]) + data[at + 1 :]
         assert texts(list(decode(broken, 0))) == ["a", "c"], f"byte {at - len(first)}"
         assert damaged(broken) == [len(first)]
+
+
+def test_who_wants_events_alone_passes_over_points_and_over_a_byte_that_changed(tmp_path: Path) -> None:
+    first, last = records("a" * 30, "c")
+    of_points = encode(2, [], [PackedBlock("r", None, pack_block(points("r", "m", *range(9))))])
+    path = tmp_path / "w-0.seg"
+    for middle in (of_points, first):
+        for at in range(-1, len(middle)):
+            changed = middle if at < 0 else middle[:at] + bytes([middle[at] ^ 0x40]) + middle[at + 1 :]
+            path.write_bytes(first + changed + last)
+            reader = SegmentReader(tmp_path, "w-0")
+            found = texts([*reader.read(points=False), *reader.read(points=False)])
+            assert found[0] == "a" * 30 and found[-1] == "c" and len(found) == 2 + (at < 0 and middle is first), at
+            assert [bool(r.blocks) for r in reader.read()] == ([True] if middle is of_points and at < 0 else [])
+            reader.close()
+
+
+def test_who_wants_events_alone_waits_for_a_record_that_is_being_written(tmp_path: Path) -> None:
+    first, last = records("a" * 30, "c" * 30)
+    (tmp_path / "w-0.seg").write_bytes(first)
+    reader = SegmentReader(tmp_path, "w-0")
+    found = []
+    for cut in range(len(last) + 1):
+        (tmp_path / "w-0.seg").write_bytes(first + last[:cut])
+        found += list(reader.read(points=False))
+    assert texts(found) == ["a" * 30, "c" * 30]
+    assert list(reader.read()) == []
+    reader.close()
 
 
 def test_records_of_any_content_do_not_pass_for_another() -> None:

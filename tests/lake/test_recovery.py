@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Callable
 from datetime import timedelta
@@ -12,6 +13,7 @@ import pytest
 from deltalake import DeltaTable
 
 from spark_tracking.lake import Event, Lake, maintain, view
+from spark_tracking.lake.refresh import Refresher
 from spark_tracking.lake.tables import BY_NAME
 from spark_tracking.lake.view import View
 from tests.lake.making import points, run_created, tag, what
@@ -65,6 +67,40 @@ def test_a_process_that_slept_while_logs_were_cleaned_can_write_flush_and_refres
     newcomer = another()
     assert newcomer.get("run", "r2").items("tag") == {"late": "yes"}  # type: ignore[union-attr]
     assert newcomer.check().problems == []
+
+
+@pytest.mark.parametrize(("far_behind", "left_out"), [(100, 2**22), (2, 2**22), (100, 0)])
+def test_who_only_wrote_for_long_reads_what_was_flushed_and_refreshed_meanwhile(
+    lake: Lake, another: Another, monkeypatch: pytest.MonkeyPatch, far_behind: int, left_out: int
+) -> None:
+    """It left the points of others where they were; by now they have gone into the tables."""
+    monkeypatch.setattr(view, "FAR_BEHIND", far_behind)
+    monkeypatch.setattr(view, "LEFT_OUT_BYTES", left_out)
+    monkeypatch.setattr(view, "WRITERS_PATIENCE", -1.0)
+    lake.write(run_created("r1"), [points("r1", "loss", 0.0)])
+    writer = another()
+    assert writer.get("run", "r1").metrics["loss"].latest.step == 0
+    for step in range(1, 6):
+        lake.write((), [points("r1", "loss", 1.0 if step == 3 else 0.0, step=step)])
+        lake.settle()
+        writer.write((), [points("r2", "loss", 0.0, step=step)])
+    lake.write((), [points("r1", "loss", 0.0, step=6)])
+    loss = writer.get("run", "r1").metrics["loss"]
+    assert (loss.maximum, loss.latest.step) == (1.0, 6)
+    assert writer.metric_history("r1")["metric_step"].to_pylist() == list(range(7))
+    assert writer.metric_history("r2")["metric_step"].to_pylist() == list(range(1, 6))
+    assert writer.check().problems == []
+
+
+def test_points_that_nobody_looked_at_are_let_go_and_read_once_somebody_does(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(view, "UNFOLDED_BYTES", 100)
+    lake.write(run_created("r1"))
+    assert lake.get("run", "r1").metrics == {}
+    for step in range(20):
+        assert lake.get("run", "r1", points=False).attr("status") == "RUNNING"
+        lake.write((), [points("r1", "loss", float(step), step=step)])
+    assert lake.get("run", "r1").metrics["loss"].maximum == 19.0
+    assert lake.get_many("run", ["r1"])["r1"].metrics["loss"].latest.step == 19
 
 
 def test_a_look_at_more_things_than_are_kept_in_memory_finds_all(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,3 +181,21 @@ def test_an_interruption_between_reading_a_record_and_folding_it_loses_nothing(
 
 def interrupted(*_: object) -> None:
     raise KeyboardInterrupt
+
+
+def test_of_runs_that_end_together_the_first_settles_for_all(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    refreshes: list[int] = []
+    refresh = Refresher.refresh
+    monkeypatch.setattr(Refresher, "refresh", lambda self: refreshes.append(refresh(self)))
+    runs = [f"r{n}" for n in range(8)]
+    for run in runs:
+        lake.write(run_created(run), [points(run, "loss", 0.5)])
+    enders = [threading.Thread(target=lake.settle, kwargs={"of": ("run", run)}) for run in runs]
+    with lake._files.leadership(wait=True):
+        for ender in enders:
+            ender.start()
+    for ender in enders:
+        ender.join()
+    assert len(refreshes) == 1
+    stored = DeltaTable(f"{lake.uri.root}/runs_latest").to_pyarrow_table(columns=["run_id"])
+    assert sorted(stored["run_id"].to_pylist()) == runs

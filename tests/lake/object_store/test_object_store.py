@@ -140,12 +140,10 @@ def test_to_write_nobody_fetches_the_points_of_others(cloud_lake: Lake, another_
     assert steps(other, "r1") == steps(cloud_lake, "r1") == list(range(8))
 
 
-@pytest.mark.parametrize("far_behind", [100, 2])
 def test_who_only_wrote_for_long_reads_what_was_flushed_and_refreshed_meanwhile(
-    cloud_lake: Lake, another_on: Another, monkeypatch: pytest.MonkeyPatch, far_behind: int
+    cloud_lake: Lake, another_on: Another, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The journal's objects are gone and the derived tables have moved on; what it kept in memory is old."""
-    monkeypatch.setattr(view, "FAR_BEHIND", far_behind)
     monkeypatch.setattr(view, "WRITERS_PATIENCE", -1.0)
     monkeypatch.setattr(object_storage.ObjectStorage, "patience", 0.0)
     cloud_lake.write(run_created("r1"), [points("r1", "loss", 0.0)])
