@@ -72,8 +72,6 @@ class Lake:
                 lake = cls(uri)
                 if create:
                     lake.commit(lambda: lake._first_experiment(artifact_root or uri.artifact_root))
-                if not cls._open:
-                    atexit.register(_close_all)
                 cls._open[uri.root] = lake
             return lake
 
@@ -435,9 +433,7 @@ class Lake:
         with self._lock:
             if self._journal.own.position > ROLL_BYTES:
                 self._journal.own.close()
-                self._flushed = 0
-            else:
-                self._flushed = self._journal.own.position
+            self._flushed = self._journal.own.position
         return moved
 
     def _refresh(self) -> None:
@@ -500,4 +496,5 @@ def _after_fork() -> None:
             cast(ForkedLake, lake).reborn()
 
 
+atexit.register(_close_all)
 os.register_at_fork(after_in_child=_after_fork)

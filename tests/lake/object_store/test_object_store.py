@@ -20,6 +20,7 @@ from tests.lake.making import points, run_created, tag, what
 from tests.lake.object_store.emulators import ACCOUNT_KEY, Emulator, objects, start_s3
 
 Another = Callable[[], Lake]
+on_azure_slowly = pytest.mark.parametrize("store", ["s3", pytest.param("azure", marks=pytest.mark.slow)], indirect=True)
 PEER = str(Path(__file__).with_name("peer.py"))
 
 
@@ -72,6 +73,7 @@ def journal(lake: Lake) -> list[str]:
     return [path for path in objects(lake.uri.root) if path.startswith("_journal/")]
 
 
+@on_azure_slowly
 def test_processes_that_make_the_same_lake_at_once_share_it(cloud_uri: str) -> None:
     makers = [peer(cloud_uri, "log", f"r{number}", "1") for number in range(4)]
     assert [output(maker) for maker in makers] == [["0"]] * 4
@@ -102,6 +104,7 @@ def test_a_flush_changes_nothing_that_readers_see(cloud_lake: Lake, another_on: 
     assert other.check().problems == []
 
 
+@on_azure_slowly
 def test_a_process_that_ends_settles_what_others_wrote_in_many_objects(cloud_lake: Lake) -> None:
     """At its exit, when Python starts no more threads."""
     ending = peer(str(cloud_lake.uri), "linger", "r2", "2")
@@ -140,6 +143,7 @@ def test_to_write_nobody_fetches_the_points_of_others(cloud_lake: Lake, another_
     assert steps(other, "r1") == steps(cloud_lake, "r1") == list(range(8))
 
 
+@on_azure_slowly
 def test_who_only_wrote_for_long_reads_what_was_flushed_and_refreshed_meanwhile(
     cloud_lake: Lake, another_on: Another, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -175,7 +179,7 @@ def test_a_slow_clock_does_not_lose_its_writes(cloud_lake: Lake, another_on: Ano
 
 
 def test_calls_that_meet_go_into_one_object(monkeypatch: pytest.MonkeyPatch) -> None:
-    emulator = start_s3(delay_ms=30)
+    emulator = start_s3(delay_ms=10)
     try:
         for name, value in emulator.environment.items():
             monkeypatch.setenv(name, value)
@@ -188,6 +192,7 @@ def test_calls_that_meet_go_into_one_object(monkeypatch: pytest.MonkeyPatch) -> 
         tags = lake.get("run", "r1").fields["tag"]
         assert len([key for key in tags if "." in key]) == 16 * 6
         lake.close()
+        Lake._open.pop(lake.uri.root)
     finally:
         emulator.stop()
 
@@ -251,6 +256,7 @@ def test_a_call_that_failed_may_have_landed_and_the_next_one_is_whole(cloud_lake
 # -- crashes and races -------------------------------------------------------------------------------------------------
 
 
+@on_azure_slowly
 def test_kill_9_loses_no_acknowledged_write(cloud_lake: Lake, cloud_uri: str) -> None:
     writers = [peer(cloud_uri, "log", f"r{n}", "100000", SPARK_TRACKING_FLUSH_SECONDS="0.3") for n in range(3)]
     heard: list[list[int]] = [[] for _ in writers]
@@ -278,6 +284,7 @@ def test_kill_9_loses_no_acknowledged_write(cloud_lake: Lake, cloud_uri: str) ->
     assert cloud_lake.check().problems == []
 
 
+@on_azure_slowly
 def test_flushers_that_do_not_know_of_each_other_store_each_point_once(cloud_lake: Lake, cloud_uri: str) -> None:
     flushers = [peer(cloud_uri, "flush", "8") for _ in range(2)]
     writer = peer(cloud_uri, "log", "r1", "60")
@@ -288,6 +295,7 @@ def test_flushers_that_do_not_know_of_each_other_store_each_point_once(cloud_lak
     assert cloud_lake.check().problems == []
 
 
+@on_azure_slowly
 def test_a_name_is_taken_once_however_many_processes_want_it(cloud_lake: Lake, cloud_uri: str) -> None:
     names = [f"name{number}" for number in range(4)]
     takers = [peer(cloud_uri, "take", *names) for _ in range(3)]
@@ -320,6 +328,7 @@ def test_a_forked_child_writes_and_reads_through_a_helper(cloud_lake: Lake, clou
     assert cloud_lake.get("run", "r1").items("tag")["from"] == "child"
 
 
+@on_azure_slowly
 def test_tables_are_compacted_vacuumed_and_rebuilt_beside_a_writer(cloud_lake: Lake, cloud_uri: str) -> None:
     writer = peer(cloud_uri, "log", "r1", "40", SPARK_TRACKING_FLUSH_SECONDS="0.2")
     while writer.poll() is None:
