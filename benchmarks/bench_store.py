@@ -2,7 +2,7 @@
 
     python benchmarks/bench_store.py                  all rows, 100,000 runs (about 20 minutes)
     python benchmarks/bench_store.py --runs 10000     smaller
-    python benchmarks/bench_store.py batch single     only some rows: batch single short many grid search get history growth
+    python benchmarks/bench_store.py batch single     only some rows: batch single short end many grid search history growth
 
 Peer: `sqlite:///` by MLflow's SqlAlchemyStore, by the same client. 100,000 runs get into SQLite by plain SQL, since its store
 would take hours; the lake's go through `Lake.write`.
@@ -120,6 +120,27 @@ def short(folder: Path) -> list[Row]:
         Row("a short process: create, log_batch, end (whole)", *walls, "s", "no slower"),
         Row("what our close at its exit takes", exits[0], exits[1], "s", "< 0.2 s"),
     ]
+
+
+def end(folder: Path) -> list[Row]:
+    """The end of a run, after which any Delta engine sees all of it: on a new lake, and after 1,000 ends."""
+    both = clients(folder)
+    first = [_end(client, 30) for client in both]
+    for _ in range(1000):
+        both[1].set_terminated(both[1].create_run("0").info.run_id)
+    return [
+        Row("the end of a run (peer: one row changes)", first[0] * 1e3, first[1] * 1e3, "ms", "stated"),
+        Row("the same after 1,000 ends (peer: after 30)", first[0] * 1e3, _end(both[1], 30) * 1e3, "ms", "stated"),
+    ]
+
+
+def _end(client: MlflowClient, count: int) -> float:
+    taken = []
+    for _ in range(count):
+        run = client.create_run("0").info.run_id
+        client.log_batch(run, points(20), [Param("p", "1")], [RunTag("t", "x")])
+        taken += times(lambda run=run: client.set_terminated(run), 1)
+    return statistics.median(taken)
 
 
 def many(folder: Path) -> list[Row]:
@@ -375,7 +396,7 @@ Lake.open(sys.argv[1])
 print(time.perf_counter() - begin)
 """
 
-SECTIONS = {"batch": batch, "single": single, "short": short, "many": many, "grid": grid, "history": history, "growth": growth}
+SECTIONS = {"batch": batch, "single": single, "short": short, "end": end, "many": many, "grid": grid, "history": history, "growth": growth}
 
 
 def main() -> None:
