@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
-from deltalake.exceptions import CommitFailedError
+from deltalake.exceptions import CommitFailedError, DeltaError
 
 from spark_tracking.lake.derived import LOG_FILE_BYTES, DerivedTable, file_bytes
 from spark_tracking.lake.log import WRITER_PROPERTIES, Raced, Table, quoted
@@ -54,7 +55,8 @@ def compact(table: Table) -> int:
 
 def clean_log(table: Table) -> None:
     """Remove the entries of the Delta log that are older than its retention and that a checkpoint stands for."""
-    table.delta.cleanup_metadata()
+    with suppress(DeltaError, OSError):  # another process removes the same ones; the next time does the rest
+        table.delta.cleanup_metadata()
 
 
 def vacuum(table: Table, keep: timedelta, oldest_needed: int, dry_run: bool = False, orphans: bool = False) -> list[str]:

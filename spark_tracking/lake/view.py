@@ -34,8 +34,10 @@ WRITERS_PATIENCE = 20.0
 """Seconds for which a process that only writes puts off looking for newer derived tables."""
 FAR_BEHIND = 100
 """Versions of a log that a process catches up with one by one; behind more, it begins anew from the derived tables."""
-LEFT_OUT_BYTES = 4 * 1024 * 1024
-"""Metric points in journals that a process that only writes may have left unread; behind more, it begins anew, too."""
+LEFT_OUT_BYTES = 32 * 1024 * 1024
+"""Metric points in journals that a process that only writes may have left unread; behind more, it begins anew, too.
+
+They take some 25 ms to read, a new beginning some 50."""
 UNFOLDED_BYTES = 1024 * 1024
 """Points of a whole entity that nobody asked for are let go beyond this size: a mere writer stays small and folds nothing."""
 

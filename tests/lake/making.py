@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from spark_tracking.lake import Entity, Event, MetricBlock
+from spark_tracking.lake import Entity, Event, Lake, MetricBlock
+from spark_tracking.lake.state import MetricFold
 
 START = 1_700_000_000_000
 
@@ -44,6 +45,27 @@ def what(entity: Entity | None) -> object:
         return None
     fields = {name: dict(sorted(registers.items())) for name, registers in sorted(entity.fields.items()) if registers}
     return repr((fields, sorted(entity.metrics.items()), sorted(entity.points.items(), key=repr), entity.purged))
+
+
+def see_late_what_came_while_it_only_wrote(lake: Lake, writer: Lake) -> None:
+    """`writer`, another process's lake, leaves the points of others where they are until it reads; by then the tables have them."""
+    lake.write(run_created("r1"), [points("r1", "loss", 0.0)])
+    assert last_point(writer).latest.step == 0
+    for step in range(1, 6):
+        lake.write((), [points("r1", "loss", 1.0 if step == 3 else 0.0, step=step)])
+        lake.settle()
+        writer.write((), [points("r2", "loss", 0.0, step=step)])
+    lake.write((), [points("r1", "loss", 0.0, step=6)])
+    assert (last_point(writer).maximum, last_point(writer).latest.step) == (1.0, 6)
+    assert writer.metric_history("r1")["metric_step"].to_pylist() == list(range(7))
+    assert writer.metric_history("r2")["metric_step"].to_pylist() == list(range(1, 6))
+    assert writer.check().problems == []
+
+
+def last_point(lake: Lake) -> MetricFold:
+    run = lake.get("run", "r1")
+    assert run is not None
+    return run.metrics["loss"]
 
 
 def wait_until(condition: Any, seconds: float = 20.0) -> None:

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 from deltalake import DeltaTable
 
-from spark_tracking.lake import Event, Lake, maintain, view
+from spark_tracking.lake import Event, Lake, maintain, refresh, view
 from spark_tracking.lake.refresh import Refresher
 from spark_tracking.lake.tables import BY_NAME
 from spark_tracking.lake.view import View
-from tests.lake.making import points, run_created, tag, what
+from tests.lake.making import points, run_created, see_late_what_came_while_it_only_wrote, tag, what
 
 Another = Callable[[], Lake]
 
@@ -73,23 +73,31 @@ def test_a_process_that_slept_while_logs_were_cleaned_can_write_flush_and_refres
 def test_who_only_wrote_for_long_reads_what_was_flushed_and_refreshed_meanwhile(
     lake: Lake, another: Another, monkeypatch: pytest.MonkeyPatch, far_behind: int, left_out: int
 ) -> None:
-    """It left the points of others where they were; by now they have gone into the tables."""
     monkeypatch.setattr(view, "FAR_BEHIND", far_behind)
     monkeypatch.setattr(view, "LEFT_OUT_BYTES", left_out)
     monkeypatch.setattr(view, "WRITERS_PATIENCE", -1.0)
-    lake.write(run_created("r1"), [points("r1", "loss", 0.0)])
-    writer = another()
-    assert writer.get("run", "r1").metrics["loss"].latest.step == 0
-    for step in range(1, 6):
-        lake.write((), [points("r1", "loss", 1.0 if step == 3 else 0.0, step=step)])
+    see_late_what_came_while_it_only_wrote(lake, another())
+
+
+def test_a_refresh_removes_what_is_old_in_the_logs_and_nothing_that_is_needed(
+    lake: Lake, another: Another, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(refresh, "COMPACT_EVERY", 1)
+    sleeper = another()
+    for n in range(3):
+        lake.write(run_created(f"r{n}"), [points(f"r{n}", "m", 1.0)])
         lake.settle()
-        writer.write((), [points("r2", "loss", 0.0, step=step)])
-    lake.write((), [points("r1", "loss", 0.0, step=6)])
-    loss = writer.get("run", "r1").metrics["loss"]
-    assert (loss.maximum, loss.latest.step) == (1.0, 6)
-    assert writer.metric_history("r1")["metric_step"].to_pylist() == list(range(7))
-    assert writer.metric_history("r2")["metric_step"].to_pylist() == list(range(1, 6))
-    assert writer.check().problems == []
+    long_ago = time.time() - 86400
+    for name in ("events", "run_metrics_history", "runs_latest"):
+        DeltaTable(f"{lake.uri.root}/{name}").create_checkpoint()
+        for file in (Path(lake.uri.root) / name / "_delta_log").iterdir():
+            os.utime(file, (long_ago, long_ago))
+    lake.write(run_created("r9"), [points("r9", "m", 1.0)])
+    lake.settle()
+    for name in ("events", "run_metrics_history", "runs_latest"):
+        assert not (Path(lake.uri.root) / name / "_delta_log" / f"{1:020d}.json").exists(), name
+    assert [run.id for run in sleeper.search("run", order_by=["run_id"])] == ["r0", "r1", "r2", "r9"]
+    assert sleeper.check().problems == []
 
 
 def test_points_that_nobody_looked_at_are_let_go_and_read_once_somebody_does(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from spark_tracking.errors import InvalidSetting, LakeError, LakeReadOnly
 from spark_tracking.lake import Lake, object_storage, storage, view
 from spark_tracking.lake.tables import METRICS_LOG
 from spark_tracking.uri import without_queries
-from tests.lake.making import points, run_created, tag, what
+from tests.lake.making import points, run_created, see_late_what_came_while_it_only_wrote, tag, what
 from tests.lake.object_store.emulators import ACCOUNT_KEY, Emulator, objects, start_s3
 
 Another = Callable[[], Lake]
@@ -150,19 +150,7 @@ def test_who_only_wrote_for_long_reads_what_was_flushed_and_refreshed_meanwhile(
     """The journal's objects are gone and the derived tables have moved on; what it kept in memory is old."""
     monkeypatch.setattr(view, "WRITERS_PATIENCE", -1.0)
     monkeypatch.setattr(object_storage.ObjectStorage, "patience", 0.0)
-    cloud_lake.write(run_created("r1"), [points("r1", "loss", 0.0)])
-    writer = another_on()
-    assert writer.get("run", "r1").metrics["loss"].latest.step == 0
-    for step in range(1, 6):
-        cloud_lake.write((), [points("r1", "loss", 1.0 if step == 3 else 0.0, step=step)])
-        cloud_lake.settle()
-        writer.write((), [points("r2", "loss", 0.0, step=step)])
-    cloud_lake.write((), [points("r1", "loss", 0.0, step=6)])
-    loss = writer.get("run", "r1").metrics["loss"]
-    assert (loss.maximum, loss.latest.step) == (1.0, 6)
-    assert steps(writer, "r1") == list(range(7))
-    assert steps(writer, "r2") == list(range(1, 6))
-    assert writer.check().problems == []
+    see_late_what_came_while_it_only_wrote(cloud_lake, another_on())
 
 
 def test_a_slow_clock_does_not_lose_its_writes(cloud_lake: Lake, another_on: Another, monkeypatch: pytest.MonkeyPatch) -> None:
