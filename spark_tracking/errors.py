@@ -12,7 +12,8 @@
     └── LakeError             500  INTERNAL_ERROR            the lake itself
         ├── LakeFormatError                                  not a lake, or one of a format we do not know
         ├── LakeReadOnly                                     a write to a root that cannot be written
-        └── LakeCorrupt                                      bytes that fail their checksum where they must not
+        ├── LakeCorrupt                                      files that are gone, or whose bytes have changed
+        └── NoSpace                                          the disk is full
 
 Every message names the value, says what was expected, and ends with what to do.
 """
@@ -97,4 +98,8 @@ class LakeReadOnly(LakeError):
 
 
 class LakeCorrupt(LakeError):
-    """Stored bytes fail their checksum in a place where a crash cannot explain it."""
+    """Files of the lake are gone, or their bytes have changed."""
+
+
+class NoSpace(LakeError):
+    """The disk that holds the lake is full."""

@@ -78,9 +78,15 @@ def refresh(path: str) -> None:
 
 @lake.command()
 @_path
-def rebuild(path: str) -> None:
-    """Make the derived tables anew from the logs."""
-    click.echo(f"Rebuilt from the logs, which know {Lake.open(path).rebuild():,} things.")
+@click.option("--force", is_flag=True, help="Go on where something is lost for good; a copy of what is left is kept in the lake.")
+def rebuild(path: str, force: bool) -> None:
+    """Make the derived tables anew from the logs, which get back what they lost and other files still have."""
+    done = Lake.open(path).rebuild(force)
+    for name, rows in done.restored.items():
+        click.echo(f"{name} got {rows:,} lost rows back.")
+    for kept in done.set_aside:
+        click.echo(f"Set aside: {kept}")
+    click.echo(f"Rebuilt from the logs, which know {done.things:,} things.")
 
 
 @lake.command("check")
@@ -93,7 +99,7 @@ def check_(path: str, as_json: bool) -> None:
         click.echo(orjson.dumps(asdict(report), option=orjson.OPT_INDENT_2))
     else:
         counted = ", ".join(f"{count:,} {kind.replace('_', ' ')}s" for kind, count in report.counted.items())
-        click.echo(f"Rebuilt from journal and logs: {counted or 'nothing, as files are missing'}.")
+        click.echo(f"Rebuilt from journal and logs: {counted or 'nothing, as tables cannot be read'}.")
         for line in report.notes:
             click.echo(f"note: {line}")
         for line in report.problems:

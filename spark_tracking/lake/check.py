@@ -1,28 +1,33 @@
-"""`lake check`: prove that what readers see is what was acknowledged.
+"""`lake check`: prove that what readers see is what was acknowledged, as far as files can prove it (docs/lake.md says how far).
 
-The state is rebuilt from nothing but the logs and the journals, and compared with the state that readers get, entity by
-entity; then the files on disk are compared with what the tables refer to.
+Delta logs are followed version by version, every file is read and held against what Delta and its own columns say of it; then
+the state is built from nothing but logs and journals, and compared, entity by entity and both ways, with what readers get.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
-from spark_tracking.lake.columns import fold_rows
-from spark_tracking.lake.journal import writer_of
+from spark_tracking.errors import LakeError
+from spark_tracking.lake.audit import commits, opened, pieces
+from spark_tracking.lake.derived import DerivedTable
 from spark_tracking.lake.log import Table
-from spark_tracking.lake.maintain import open_table
-from spark_tracking.lake.record import damaged
-from spark_tracking.lake.refresh import Folding
-from spark_tracking.lake.state import Entity, Stamp
-from spark_tracking.lake.storage import AnyJournal, Storage
-from spark_tracking.lake.tables import BY_NAME, DERIVED, EVENTS_LOG, METRICS_LOG, TableSpec
+from spark_tracking.lake.record import is_torn_write, unreadable
+from spark_tracking.lake.replay import Folding, holds, journal_rows, replay
+from spark_tracking.lake.salvage import lost_rows
+from spark_tracking.lake.state import Entity
+from spark_tracking.lake.storage import SET_ASIDE, AnyJournal, Storage
+from spark_tracking.lake.tables import BY_NAME, DERIVED, LOGS, TableSpec
 from spark_tracking.lake.view import View
 
 SHOWN = 20
+ATTEMPTS = 5
+_MEND = "Mend it with: spark-tracking lake rebuild"
+_RESTORE = "Restore it from a backup, or put back what the lake still has: spark-tracking lake rebuild"
 
 
 @dataclass
@@ -31,7 +36,7 @@ class Report:
 
     Attributes:
         counted: how many entities of each kind the logs know.
-        problems: one sentence each; an empty list proves the lake right.
+        problems: one sentence each, with what to do; an empty list proves the lake right.
         notes: what is worth knowing and no fault.
     """
 
@@ -44,89 +49,176 @@ class Report:
         return not self.problems
 
 
-def check(files: Storage, view: View) -> Report:
-    """Check the lake as of now; `view` is a freshly polled reader's.
+def check(files: Storage, look: Callable[[], View]) -> Report:
+    """Check the lake as of now. Writers may go on meanwhile.
 
-    Writers may go on meanwhile: an entity that differs is compared again before it counts.
+    Args:
+        look: a view that has seen everything up to now.
     """
-    report = Report(problems=_shown(_missing_files(files)))
-    if report.problems:  # the rest cannot be read
-        return report
-    truth = rebuild_state(files)
+    report = Report()
+    _journals(files, report)
+    tables: dict[str, Table] = {}
+    for spec in BY_NAME.values():
+        faults = list(_commit_faults(files, spec))
+        report.problems += _shown(faults)
+        try:
+            tables[spec.name] = opened(files, spec, DerivedTable if spec.kind else Table)
+        except LakeError as error:
+            report.problems += [] if faults else [f"{spec.name} cannot be opened: {error.message}"]
+    if len(tables) < len(BY_NAME):
+        return report  # the rest cannot be read
+    for _ in range(ATTEMPTS):
+        found = Report(notes=list(report.notes), problems=list(report.problems))
+        try:
+            _compare(files, tables, look, found)
+            return found
+        except FileNotFoundError:  # compacted and vacuumed by another process meanwhile
+            for table in tables.values():
+                table.update()
+    return found
+
+
+def _compare(files: Storage, tables: dict[str, Table], look: Callable[[], View], report: Report) -> None:
+    known: dict[str, pa.Array] = {}
+    sound = True
     for spec in DERIVED:
-        mine = {id: e for (kind, id), e in truth.items() if kind == spec.kind and e.exists}
-        report.counted[spec.kind] = len(mine)
-        report.problems += _shown(_differences(spec.kind, mine, view)) + _shown(_doubled(files, spec))
-    report.problems += _journal_problems(files.journal())
+        keys = pa.chunked_array([], pa.string())
+        for piece in pieces(files, tables[spec.name]):
+            if piece.fault:
+                report.problems.append(f"{spec.name}: the file '{piece.path}' {piece.fault}. {_MEND}")
+            if piece.rows is None:
+                sound = False
+            else:
+                keys = pa.chunked_array([*keys.chunks, *piece.rows[spec.key].chunks], pa.string())
+        known[spec.kind] = keys.combine_chunks()
+        report.problems += _shown(_doubled(spec, keys))
+    report.problems += _lost_ends(tables)
+    seen = {spec.kind: _all(look(), spec.kind) for spec in DERIVED} if sound else {}
+    truth = _truth(files, tables, known, report)
+    if not sound:
+        return
+    for spec in DERIVED:
+        mine = {id: e for (kind, id), e in truth.items() if kind == spec.kind}
+        report.counted[spec.kind] = sum(e.exists for e in mine.values())
+        report.problems += _shown(_differences(spec.kind, mine, seen[spec.kind], look))
     report.notes += _dangling(files, truth)
-    return report
 
 
-def _shown(problems: Iterator[str]) -> list[str]:
+def _commit_faults(files: Storage, spec: TableSpec) -> Iterator[str]:
+    found = commits(files, spec)
+    advice = _MEND if spec.kind else _RESTORE
+    if found.newest < 0 and not files.folders(spec.name):
+        yield f"{spec.name}: the folder or its Delta log is gone. {advice}"
+    for name, why in found.checkpoints.items():
+        yield f"{spec.name}: the checkpoint '_delta_log/{name}' cannot be read ({why}). {advice}"
+    versions = sorted(found.faults)
+    while versions:
+        first, told = versions[0], found.faults[versions[0]]
+        last = first
+        while versions and versions[0] <= last + 1 and found.faults[versions[0]] == told:
+            last = versions.pop(0)
+        which = f"version {first}" if first == last else f"each of the versions {first} to {last}"
+        yield f"{spec.name}: {which} in its '_delta_log' {told}. {advice}"
+
+
+def _lost_ends(tables: dict[str, Table]) -> Iterator[str]:
+    for spec in DERIVED:
+        derived = tables[spec.name]
+        assert isinstance(derived, DerivedTable)
+        for name, covered in derived.watermarks.items():
+            log = tables[name]
+            if log.version() < covered and log.update() < covered:
+                yield f"{name}: ends with version {log.version()}, though {spec.name} covers version {covered} of it. {_RESTORE}"
+
+
+def _truth(files: Storage, tables: dict[str, Table], known: dict[str, pa.Array], report: Report) -> Folding:
+    """Everything the journals and the logs say, folded; journals first, as rows move from there to the logs."""
+    truth, journal = Folding(), files.journal()
+    events, metrics = (tables[spec.name] for spec in LOGS)
+    rows = {log.spec.name: journal_rows(journal, log) for log in (events, metrics)}
+
+    def content(log: Table) -> Iterator[pa.Table]:
+        for piece in pieces(files, log):
+            if piece.fault:
+                report.problems.append(f"{log.spec.name}: the file '{piece.path}' {piece.fault}. {_RESTORE} --force")
+            if piece.rows is not None:
+                yield piece.rows
+        yield rows[log.spec.name][0]
+
+    replay(truth, content(events), content(metrics))
+    for log in (events, metrics):
+        lost = lost_rows(files, events, log, rows[log.spec.name][1], known).num_rows
+        if lost:
+            report.problems.append(f"{log.spec.name}: {lost:,} acknowledged rows are in files that no version names. {_RESTORE}")
+    return truth
+
+
+def _shown(problems: Iterable[str]) -> list[str]:
     found = list(problems)
     return found if len(found) <= SHOWN else [*found[:SHOWN], f"... and {len(found) - SHOWN:,} more of this kind"]
 
 
-def rebuild_state(files: Storage) -> Folding:
-    """Everything the journals and the logs say, folded; journals first, as rows move from there to the logs."""
-    entities = Folding()
-    journal = files.journal()
-    records = [(s, r) for s in journal.segments() for r in journal.read(s, 0) or ()]
-    events, metrics = Table(files.root, EVENTS_LOG), Table(files.root, METRICS_LOG)
-    fold_rows(entities, events.select(None), METRICS_LOG.schema.empty_table())
-    for batch in metrics.batches():
-        fold_rows(entities, EVENTS_LOG.schema.empty_table(), batch)
-    for segment, record in records:
-        stamp = Stamp(record.hlc, writer_of(segment))
-        for kind, id, name, key, value in record.events:
-            entities[kind, id].fold(stamp, name, key, value)
-        for block in record.blocks:
-            entities["run", block.run_id].fold_block(block.unpack())
-            if block.model_id:
-                entities["logged_model", block.model_id].fold_block(block.unpack())
-    return entities
+def _all(view: View, kind: str) -> dict[str, Entity]:
+    return view.get_many(kind, view.ids(kind))
 
 
-def _differences(kind: str, truth: dict[str, Entity], view: View) -> Iterator[str]:
-    ids = set(truth) | set(view.ids(kind))
-    seen = view.get_many(kind, sorted(ids))
-    for id in sorted(ids):
-        expected, found = truth.get(id), seen.get(id)
-        if expected is None and found is None:
-            continue  # news of something whose creation is not there (yet)
-        if expected is None or found is None:
-            where = "in the derived table but not in the logs" if expected is None else "in the logs but not shown"
-            yield f"{kind} '{id}' is {where}. Mend it with: spark-tracking lake rebuild"
-        elif not _holds(found, expected):
-            yield f"{kind} '{id}' differs from what the logs say. Mend it with: spark-tracking lake rebuild"
+def _differences(kind: str, truth: dict[str, Entity], seen: dict[str, Entity], look: Callable[[], View]) -> Iterator[str]:
+    """Both ways: `seen` was read before `truth` and must be in it, and `truth` in what a look after it sees."""
+    empty = Entity(kind, "")
+    suspects = [id for id in sorted({*truth, *seen}) if _shown_of(truth.get(id)) != seen.get(id)]
+    lost = {id for id in suspects if id in seen and not holds(truth.get(id), seen[id])}
+    later = look().get_many(kind, suspects) if suspects else {}
+    for id in suspects:
+        expected = truth.get(id, empty)
+        if id in lost and later.get(id) is not None:
+            yield f"{kind} '{id}': the logs have lost something of it that the derived table still has. {_RESTORE}"
+        elif id in lost:
+            continue  # purged meanwhile
+        elif expected.exists and not expected.purged and id not in later:
+            yield f"{kind} '{id}' is in the logs but not shown. {_MEND}"
+        elif id in later and not holds(later[id], expected):
+            yield f"{kind} '{id}' differs from what the logs say. {_MEND}"
 
 
-def _holds(found: Entity, expected: Entity) -> bool:
-    """Whether `found` has all of `expected`; it may have more, from a writer that went on meanwhile."""
-    both = found.copy()
-    both.merge(expected)
-    return (both.fields, both.metrics, both.points) == (found.fields, found.metrics, found.points)
+def _shown_of(entity: Entity | None) -> Entity | None:
+    return entity if entity is not None and entity.exists else None
 
 
-def _doubled(files: Storage, spec: TableSpec) -> Iterator[str]:
-    counts = pc.value_counts(open_table(files.root, spec).select(None, [spec.key])[spec.key])
+def _doubled(spec: TableSpec, keys: pa.ChunkedArray) -> Iterator[str]:
+    counts = pc.value_counts(keys)
     for found in counts.filter(pc.greater(counts.field("counts"), 1)).to_pylist():
-        yield f"{spec.kind} '{found['values']}' has {found['counts']} rows in {spec.name}. Mend it with: spark-tracking lake rebuild"
+        yield f"{spec.kind} '{found['values']}' has {found['counts']} rows in {spec.name}. {_MEND}"
 
 
-def _journal_problems(journal: AnyJournal) -> Iterator[str]:
+def _journals(files: Storage, report: Report) -> None:
+    """What in segments is no record, also in those that a flush has set aside."""
+    journal: AnyJournal = files.journal()
     for piece in journal.pieces():
-        for position in damaged(journal.content(piece) or b""):
-            yield f"Journal segment '{piece.segment}' has a damaged record at byte {piece.start + position}; restore it from a backup."
+        data = journal.content(piece) or b""
+        for at, length in unreadable(data):
+            if at + length == len(data) and journal.may_grow(piece):
+                continue  # being written
+            where = f"Journal segment '{piece.segment}'"
+            _segment_fault(report, where, piece.start + at, length, is_torn_write(data, at) and at + length == len(data))
+    folder = [file.name for file in files.files(SET_ASIDE)] if SET_ASIDE in files.names() else []
+    for name in sorted(folder):
+        if "-_journal-" not in name:
+            report.notes.append(f"'{SET_ASIDE}/{name}' is what a rebuild found damaged; remove it when nobody needs it.")
+            continue
+        data = files.read(f"{SET_ASIDE}/{name}")
+        for at, length in unreadable(data):
+            _segment_fault(report, f"'{SET_ASIDE}/{name}'", at, length, is_torn_write(data, at) and at + length == len(data))
 
 
-def _missing_files(files: Storage) -> Iterator[str]:
-    for spec in BY_NAME.values():
-        paths = open_table(files.root, spec).files()["path"].to_pylist()
-        there = {file.name for file in files.files(spec.name)}
-        for path in paths:
-            if path not in there:
-                yield f"{spec.name}: the data file '{path}' is missing; restore it from a backup."
+def _segment_fault(report: Report, where: str, at: int, length: int, torn: bool) -> None:
+    text = f"{where} has {length:,} bytes from byte {at} on that are no whole record: "
+    if torn:
+        report.notes.append(text + "a write that was cut short at a page's end, as by a kill; such a call was not acknowledged.")
+    else:
+        report.problems.append(
+            text + "a call that a crash or a full disk cut off and nobody was promised, or acknowledged calls whose bytes have changed. "
+            "Restore the segment from a backup into '_journal', if there is one; then remove the file in '_set_aside', and this is settled."
+        )
 
 
 def _dangling(files: Storage, truth: Folding) -> Iterator[str]:

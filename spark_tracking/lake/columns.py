@@ -34,7 +34,7 @@ def event_rows(records: Iterable[tuple[str, Record]]) -> pa.Table:
     columns = list(zip(*events)) or [()] * 5
     hlc = pa.array(stamps, pa.int64())
     texts = [pa.array(column, pa.string()) for column in columns]
-    return pa.Table.from_arrays([hlc, pa.array(writers, pa.string()), _wall_time(hlc), *texts], schema=EVENTS)
+    return pa.Table.from_arrays([hlc, pa.array(writers, pa.string()), wall_time(hlc), *texts], schema=EVENTS)
 
 
 def metric_rows(records: Iterable[tuple[str, Record]]) -> pa.Table:
@@ -52,7 +52,7 @@ def metric_rows(records: Iterable[tuple[str, Record]]) -> pa.Table:
     series = _array(chain.from_iterable(_series_of(block, raw.names) for _, block, raw in blocks), pa.uint64())
     columns = {
         "account_id": pa.nulls(total, pa.string()),
-        "insert_time": _wall_time(hlc),
+        "insert_time": wall_time(hlc),
         "record_id": record_ids(series, times, steps, values),
         "workspace_id": pa.nulls(total, pa.string()),
         "experiment_id": spread((raw.experiment_id for _, _, raw in blocks), pa.string()),
@@ -80,6 +80,25 @@ def record_ids(series: pa.Array, times: pa.Array, steps: pa.Array, values: pa.Ar
     for column in (times, steps, values):
         mixed = _mix(pc.bit_wise_xor(mixed, column.view(pa.uint64())))
     return mixed.cast(pa.string())
+
+
+def record_ids_of(rows: pa.Table) -> pa.Array:
+    """The `record_id`s that rows of the metrics log must have; each series is hashed once."""
+    codes: pa.Array | None = None
+    names: list[list[str | None]] = []
+    for name in ("run_id", "metric_name", "model_id"):
+        column = rows[name].combine_chunks().dictionary_encode(null_encoding="encode")
+        own, names = column.indices.cast(pa.int64()), [*names, column.dictionary.to_pylist()]
+        codes = own if codes is None else pc.add(pc.multiply(codes, len(names[-1])), own)
+    distinct = pc.unique(codes)
+    hashes = []
+    for code in distinct.to_pylist():
+        code, model = divmod(code, len(names[2]))
+        run, metric = divmod(code, len(names[1]))
+        hashes.append(_series(names[0][run] or "", names[1][metric] or "", names[2][model]))
+    series = pa.array(hashes, pa.uint64()).take(pc.index_in(codes, distinct))
+    times = _to_milliseconds(rows["metric_time"]).combine_chunks()
+    return record_ids(series, times, rows["metric_step"].combine_chunks(), rows["metric_value"].combine_chunks())
 
 
 def events_of(rows: pa.Table) -> Iterator[tuple[Stamp, Event]]:
@@ -229,7 +248,8 @@ def _mix(x: pa.Array) -> pa.Array:
     return pc.bit_wise_xor(x, pc.shift_right(x, u64(31)))
 
 
-def _wall_time(hlc: pa.Array) -> pa.Array:
+def wall_time(hlc: _Column) -> _Column:
+    """The wall times of stamps, as `insert_time` has them."""
     return _to_time(pc.shift_right(hlc, COUNTER_BITS))
 
 

@@ -11,8 +11,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from spark_tracking.lake.journal import Journal, explained, fsync_folder
-from spark_tracking.lake.storage import File
+from spark_tracking.lake.faults import explained
+from spark_tracking.lake.journal import Journal, fsync_folder
+from spark_tracking.lake.storage import SET_ASIDE, File
 
 WAIT_SECONDS = 30.0
 
@@ -44,7 +45,7 @@ class FileStorage:
             try:
                 fd = os.open(self._prefix + "_journal/flush.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o666)
             except OSError as error:
-                raise explained(error, Path(self.root)) from error
+                raise explained(error, self.root) from error
             try:
                 yield _lock(fd, wait)
             finally:
@@ -83,11 +84,23 @@ class FileStorage:
     def note(self, path: str, data: bytes) -> None:
         Path(self._prefix + path).write_bytes(data)
 
+    def remove(self, paths: Iterable[str]) -> None:
+        for path in paths:
+            Path(self._prefix + path).unlink(missing_ok=True)
+
+    def set_aside(self, path: str) -> str:
+        target = f"{SET_ASIDE}/{time.time_ns()}-{path.replace('/', '-')}"
+        self.prepare([SET_ASIDE])
+        os.rename(self._prefix + path, self._prefix + target)
+        fsync_folder(Path(self._prefix + SET_ASIDE))
+        return target
+
     def files(self, folder: str) -> Iterator[File]:
         for entry in os.scandir(self._prefix + folder):
             try:
                 if entry.is_file():
-                    yield File(entry.name, entry.stat().st_mtime)
+                    at = entry.stat()
+                    yield File(entry.name, at.st_mtime, at.st_size)
             except FileNotFoundError:
                 continue  # vacuumed, or cleaned from a log, meanwhile
 

@@ -14,7 +14,7 @@ from spark_tracking.lake.columns import event_rows, metric_rows
 from spark_tracking.lake.journal import writer_of
 from spark_tracking.lake.log import Raced, Table, transaction
 from spark_tracking.lake.maintain import COMPACT_EVERY, compact
-from spark_tracking.lake.record import Record, damaged, decode
+from spark_tracking.lake.record import Record, decode, unreadable
 from spark_tracking.lake.storage import AnyJournal, Piece
 from spark_tracking.lake.tables import EVENTS_LOG, METRICS_LOG
 
@@ -52,10 +52,17 @@ class Flusher:
 
     def _remove(self, ended: Sequence[Piece]) -> None:
         self._make_durable()
-        flushed = [piece for piece in ended if self._flushed(piece)]
+        flushed: list[Piece] = []
+        unsound: list[Piece] = []
+        for piece in ended:
+            content = self._journal.content(piece)
+            if content is not None and self._flushed(piece, content):
+                (unsound if unreadable(content) else flushed).append(piece)
         self._journal.remove(flushed)
+        for piece in unsound:  # what is in them may have been acknowledged: `lake check` tells of it
+            self._journal.set_aside(piece)
         for log, retired in self._retired.items():
-            retired += [piece.segment for piece in flushed if piece.last and log.transaction(piece.segment) is not None]
+            retired += [piece.segment for piece in flushed + unsound if piece.last and log.transaction(piece.segment) is not None]
 
     def _make_durable(self) -> None:
         """See that all commits are on disk, also those of others: they may have been killed before they saw to it."""
@@ -70,10 +77,7 @@ class Flusher:
         if self._files.syncs:
             self._files.note(DURABLE, orjson.dumps(durable))
 
-    def _flushed(self, piece: Piece) -> bool:
-        content = self._journal.content(piece)
-        if content is None or damaged(content):
-            return False  # a damaged segment stays for `lake check` to tell of
+    def _flushed(self, piece: Piece, content: bytes) -> bool:
         records = list(decode(content, piece.start))
         ends = {
             self.events: max((r.end for r in records if r.events), default=0),

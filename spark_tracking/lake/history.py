@@ -12,11 +12,9 @@ from deltalake.exceptions import DeltaError
 
 from spark_tracking.errors import InvalidInput, NotFound
 from spark_tracking.lake.clock import from_milliseconds
-from spark_tracking.lake.columns import event_rows, fold_rows, metric_rows
-from spark_tracking.lake.journal import writer_of
 from spark_tracking.lake.log import Table
 from spark_tracking.lake.project import rows as project_rows
-from spark_tracking.lake.refresh import Folding
+from spark_tracking.lake.replay import journal_rows, of_logs, replay
 from spark_tracking.lake.storage import Storage
 from spark_tracking.lake.tables import EVENTS_LOG, METRICS_LOG, TableSpec
 
@@ -44,17 +42,8 @@ def at_version(root: str, spec: TableSpec, version: int) -> Query:
 def with_journals(files: Storage, spec: TableSpec) -> pa.Table:
     """A log with what journals hold beyond it: for a root where it cannot be flushed."""
     log = Table(files.root, spec)
-    pending = _journal_rows(files, log)
+    pending, _ = journal_rows(files.journal(), log)
     return pa.concat_tables([log.select(None), pending])
-
-
-def _journal_rows(files: Storage, log: Table) -> pa.Table:
-    """What the journals hold beyond a log, which is brought to its newest version after them, so that nothing is missed."""
-    journal = files.journal()
-    found = [(segment, record) for segment in journal.segments() for record in journal.read(segment, 0) or ()]
-    log.update()
-    pairs = [(writer_of(segment), record) for segment, record in found if record.end > (log.transaction(segment) or 0)]
-    return event_rows(pairs) if log.spec is EVENTS_LOG else metric_rows(pairs)
 
 
 def clock_after(when: datetime) -> int:
@@ -81,11 +70,7 @@ def as_of(files: Storage, spec: TableSpec, when: datetime) -> Query:
 
     until = pc.field("hlc") < pa.scalar(clock_after(when), pa.int64())
     events, metrics = Table(files.root, EVENTS_LOG), Table(files.root, METRICS_LOG)
-    pending = [_journal_rows(files, log).filter(until) for log in (events, metrics)]
-    of_kind = pc.field("kind") == spec.kind
-    entities = Folding()
-    fold_rows(entities, pa.concat_tables([pending[0].filter(of_kind), events.select(of_kind & until)]), pending[1])
-    if spec.kind in ("run", "logged_model"):
-        for batch in metrics.batches(until):
-            fold_rows(entities, EVENTS_LOG.schema.empty_table(), batch)
+    pending = [journal_rows(files.journal(), log)[0].filter(until) for log in (events, metrics)]
+    entities = of_logs(events, metrics, spec.kind, until)
+    replay(entities, pending[:1], pending[1:])
     return Query.of(project_rows(spec.kind, [e for e in entities.values() if e.kind == spec.kind]))

@@ -13,7 +13,9 @@ import secrets
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from spark_tracking.errors import LakeError, LakeReadOnly
+from spark_tracking.errors import LakeError
+from spark_tracking.lake import storage
+from spark_tracking.lake.faults import explained
 from spark_tracking.lake.record import PEEK_BYTES, Record, decode, peek
 from spark_tracking.lake.storage import Piece
 
@@ -58,7 +60,7 @@ class SegmentWriter:
                 self.close()
         except OSError as error:
             self.close()  # never appended to again: what stands at its end is unknown
-            raise explained(error, self._folder.parent) from error
+            raise _not_stored(error, self._folder.parent) from error
 
     def wait(self, ticket: int) -> int:
         """Nothing to wait for."""
@@ -89,6 +91,7 @@ class SegmentWriter:
     def _write(self, record: bytes) -> None:
         written = os.write(self._fd, record)
         if written != len(record):
+            os.ftruncate(self._fd, self.position)  # a torn record is nobody's; what is found of one later was not known to be so
             raise OSError(28, f"only {written} of {len(record)} bytes could be written")
         if self._sync:
             os.fdatasync(self._fd)
@@ -285,6 +288,15 @@ class Journal:
             for suffix in (SUFFIX, SEALED):
                 (self.folder / (piece.name + suffix)).unlink(missing_ok=True)
 
+    def set_aside(self, piece: Piece) -> None:
+        """Move a sealed segment away that has bytes which are no records; readers have taken, and Delta has, all the others."""
+        storage.of(str(self.folder.parent)).set_aside(f"{self.folder.name}/{piece.name}{SUFFIX}")
+        (self.folder / (piece.name + SEALED)).unlink(missing_ok=True)
+
+    def may_grow(self, piece: Piece) -> bool:
+        """Whether somebody holds the segment's lock."""
+        return not self.abandoned(piece.segment)
+
     def forked(self) -> None:
         """In a forked child: nothing open is shared with the parent."""
         self.own.forked()
@@ -308,16 +320,6 @@ def fsync_folder(folder: Path) -> None:
         os.close(fd)
 
 
-def explained(error: OSError, root: Path) -> LakeError:
-    """What an error of the file system means for a lake."""
-    if isinstance(error, PermissionError) or error.errno == 30:
-        return LakeReadOnly(
-            f"The lake at '{root}' cannot be written: {error.strerror}. "
-            "Reading works; for writing, give this user write permission on the folder or choose another lake."
-        )
-    if error.errno in (28, 122):
-        return LakeError(
-            f"No space is left for the lake at '{root}' ({error.strerror}). The call was not stored. "
-            "Free some space (spark-tracking lake vacuum helps) and try again."
-        )
-    return LakeError(f"The journal of the lake at '{root}' could not be written: {error}.")
+def _not_stored(error: OSError, root: Path) -> LakeError:
+    told = explained(error, str(root))
+    return type(told)(f"The call was not stored. {told.message}")

@@ -18,11 +18,12 @@ from mlflow.utils.uri import append_to_uri_path
 
 from spark_tracking import config
 from spark_tracking.errors import LakeError, LakeReadOnly
-from spark_tracking.lake import check, history, maintain, storage
+from spark_tracking.lake import check, history, maintain, repair, storage
 from spark_tracking.lake import root as roots
 from spark_tracking.lake.background import Background
 from spark_tracking.lake.clock import Clock, milliseconds
 from spark_tracking.lake.columns import among, distinct_points, event_rows, metric_rows
+from spark_tracking.lake.faults import all_in_sentences, explained_batches
 from spark_tracking.lake.flush import Flusher
 from spark_tracking.lake.journal import ROLL_BYTES
 from spark_tracking.lake.log import NAMES, Gone, Raced, Table, transaction
@@ -40,6 +41,7 @@ REFRESH_SECONDS = 4.0
 COMMIT_ATTEMPTS = 200
 
 
+@all_in_sentences
 class Lake:
     """A lake, opened.
 
@@ -82,7 +84,6 @@ class Lake:
         self._clock = Clock()
         self._polled = 0.0  # when the last poll began
         self._journal = self._files.journal(config.DURABLE.get())
-        self._view = self._load_view()
         self._background: Background | None = None
         self._flushed, self._flush_bytes = 0, config.FLUSH_BYTES.get()
         self._vacuumed = time.monotonic()
@@ -188,12 +189,12 @@ class Lake:
         spec = spec_of(table)
         names = list(columns or (name for name in spec.schema.names if name != STATE.name))
         if version is not None:
-            return history.at_version(self.uri.root, spec, version).run(names, where)
+            return explained_batches(history.at_version(self.uri.root, spec, version).run(names, where), self.uri.root)
         if spec.kind:
             if as_of is not None:
                 return history.as_of(self._files, spec, as_of).run(names, where)
             with self._lock:
-                return self._select(spec.kind, names, where, ranged=True)
+                return explained_batches(self._select(spec.kind, names, where, ranged=True), self.uri.root)
         if as_of is not None:
             where = f"{f'({where}) AND ' if where else ''}hlc < {history.clock_after(as_of)}"
         try:
@@ -203,7 +204,7 @@ class Lake:
             points = query.Query.of(history.with_journals(self._files, spec))
         if spec is METRICS_LOG:
             points = points.distinct_points(where)
-        return points.run(names, where)
+        return explained_batches(points.run(names, where), self.uri.root)
 
     def metric_history(self, run_ids: str | Collection[str], name: str | None = None) -> pa.Table:
         """All points of runs, or of one metric of them: the columns of `run_metrics_history`, each point once.
@@ -358,11 +359,13 @@ class Lake:
             self._flush()
             return self._refresher.refresh()
 
-    def rebuild(self) -> int:
-        """The derived tables anew from the whole logs; returns how many things the logs know."""
+    def rebuild(self, force: bool = False) -> repair.Rebuilt:
+        """The derived tables anew from the whole logs, which get back what they lost and other files have; see `lake.repair`."""
         with self._files.leadership(wait=True):
-            self._flush()
-            return self._refresher.rebuild()
+            try:
+                return repair.rebuild(self._files, force)
+            finally:
+                self._forget_handles()
 
     def compact(self) -> dict[str, int]:
         """Merge small files; by table, how many went into larger ones. Safe beside writers."""
@@ -371,8 +374,10 @@ class Lake:
 
     def vacuum(self, keep: timedelta = maintain.KEEP, dry_run: bool = False, orphans: bool = True) -> dict[str, list[str]]:
         """Remove files that went out of use longer than `keep` ago; by table, which. Safe beside writers and readers."""
+        maintain.require_sound(self._files)
         if not dry_run:
-            self.settle()  # what a watermark is behind of must stay
+            with maintain.on_a_full_disk():
+                self.settle()  # so that more of what is old is covered by the derived tables, and can go
         return self._vacuum(keep, dry_run, orphans)
 
     def _vacuum(self, keep: timedelta, dry_run: bool, orphans: bool) -> dict[str, list[str]]:
@@ -400,8 +405,11 @@ class Lake:
     def check(self) -> check.Report:
         """Prove that readers see exactly what was acknowledged; see `lake.check`."""
         with self._lock:
-            self._poll()
-            return check.check(self._files, self._view)
+            return check.check(self._files, self._look)
+
+    def _look(self) -> View:
+        self._poll()
+        return self._view
 
     def info(self) -> list[maintain.TableInfo]:
         """Versions, rows, files and sizes of the tables."""
@@ -429,6 +437,7 @@ class Lake:
         return Refresher(self.uri.root, self._flusher.events, self._flusher.metrics)
 
     def _flush(self) -> bool:
+        self._refresher.require_whole_logs()
         moved = self._flusher.flush()
         with self._lock:
             if self._journal.own.position > ROLL_BYTES:
@@ -453,17 +462,27 @@ class Lake:
     def _poll(self, points: bool = True) -> None:
         self._polled = time.monotonic()
         try:
-            if self._torn:
+            if self._torn and "_view" in self.__dict__:
                 raise Gone("the last poll was interrupted")
             self._view.poll(points)
         except Gone:
             self._view = self._load_view()
-            self._torn = False
         except BaseException:  # Ctrl+C between reading a record and folding it would lose it to this process
             self._torn = True
             raise
 
+    @cached_property
+    def _view(self) -> View:
+        return self._load_view()
+
+    def _forget_handles(self) -> None:
+        """After an error of Delta's, or a rebuild: handles on tables as they were are of no use."""
+        for name in ("_flusher", "_refresher", "_names"):
+            self.__dict__.pop(name, None)
+        self._torn = True
+
     def _load_view(self) -> View:
+        self._torn = False
         try:
             return View(self.uri.root, self._journal, self._clock)
         except Gone:

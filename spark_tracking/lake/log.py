@@ -7,7 +7,7 @@ very commit that wrote the rows, so each row gets in exactly once, whoever write
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import reduce
 from operator import and_
@@ -18,12 +18,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties, Transaction, WriterProperties, write_deltalake
-from deltalake.exceptions import CommitFailedError, DeltaError
+from deltalake.exceptions import CommitFailedError
 
-from spark_tracking.errors import LakeError
 from spark_tracking.lake import storage
+from spark_tracking.lake.faults import explained, is_foreign
 from spark_tracking.lake.tables import TableSpec
-from spark_tracking.uri import without_queries
 
 WRITER_PROPERTIES = WriterProperties(compression="ZSTD", compression_level=3)
 HOOKS = PostCommitHookProperties(cleanup_expired_logs=False)
@@ -96,6 +95,15 @@ class Table:
             self.delta.update_incremental()
         return self.version()
 
+    def reopen(self) -> None:
+        """A new handle, on the newest version, that knows nothing of before."""
+        self.delta = DeltaTable(self.uri)
+        self._dataset, self._transactions, self._transactions_at = None, {}, self.version()
+
+    def remove(self, paths: Iterable[str]) -> None:
+        """Remove data files, by their paths relative to the table."""
+        self._files.remove([f"{self.spec.name}/{path}" for path in paths])
+
     def has_news(self, version: int) -> bool:
         """Whether a version after `version` exists. Costs two looks at the file system or one request, and no Delta call.
 
@@ -156,7 +164,7 @@ class Table:
         Raises:
             Raced: somebody else's commit conflicts; nothing was written.
         """
-        with _races():
+        with _races(self._files.root):
             write_deltalake(
                 self.delta,
                 rows,
@@ -172,7 +180,7 @@ class Table:
         Raises:
             Raced: somebody else's commit conflicts; nothing was written.
         """
-        with _races():
+        with _races(self._files.root):
             write_deltalake(  # type: ignore[call-overload]  # the overloads know no computed mode
                 self.delta,
                 rows,
@@ -219,6 +227,12 @@ class Table:
         """All rows at the handle's version that match, in bounded pieces."""
         for batch in self.dataset().to_batches(filter=where, batch_size=131_072):
             yield pa.Table.from_batches([batch])
+
+    def readable(self, columns: list[str]) -> Iterator[pa.Table]:
+        """The rows of those files at the handle's version that can be read, file by file."""
+        for fragment in self.dataset().get_fragments():
+            with suppress(OSError, pa.ArrowException):
+                yield fragment.to_table(columns=columns, schema=self.spec.schema)
 
     def dataset(self) -> ds.Dataset:
         """The files of the handle's version, kept open between reads."""
@@ -300,13 +314,15 @@ def quoted(texts: Iterable[str]) -> str:
 
 
 @contextmanager
-def _races() -> Iterator[None]:
+def _races(root: str) -> Iterator[None]:
     try:
         yield
     except CommitFailedError as error:
         raise Raced(str(error)) from error
-    except (DeltaError, OSError) as error:
-        raise LakeError(f"A Delta commit of the lake failed: {without_queries(str(error))}") from None
+    except BaseException as error:
+        if not is_foreign(error):
+            raise
+        raise explained(error, root) from error
 
 
 def _parse_commit(version: int, text: bytes) -> Commit:

@@ -6,8 +6,8 @@ All of it may run in any process at any time; optimistic concurrency decides, an
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -15,8 +15,11 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 from deltalake.exceptions import CommitFailedError, DeltaError
 
+from spark_tracking.errors import LakeCorrupt, LakeError, NoSpace
+from spark_tracking.lake.audit import commits
 from spark_tracking.lake.derived import LOG_FILE_BYTES, DerivedTable, file_bytes
 from spark_tracking.lake.log import WRITER_PROPERTIES, Raced, Table, quoted
+from spark_tracking.lake.storage import Storage
 from spark_tracking.lake.tables import BY_NAME, EVENTS_LOG, METRICS_LOG, TableSpec
 
 COMPACT_EVERY = 64
@@ -72,13 +75,39 @@ def vacuum(table: Table, keep: timedelta, oldest_needed: int, dry_run: bool = Fa
     version = table.update()
     kept = table.versions_since(time.time() - keep.total_seconds())
     keep_versions = sorted({*kept, *range(max(oldest_needed, 0), version), version})
+    gone = set(table.delta.vacuum(0, dry_run=True, enforce_retention_duration=False, keep_versions=keep_versions))
+    if orphans:
+        gone |= set(
+            table.delta.vacuum(ORPHAN_HOURS, dry_run=True, enforce_retention_duration=False, full=True, keep_versions=keep_versions)
+        )
+    if not dry_run:  # not by Delta's own hand, which commits first: a full disk has no room for that
+        table.remove(gone)
+    return sorted(gone)
+
+
+def require_sound(files: Storage) -> None:
+    """Refuse to remove files of tables whose logs are damaged: rows that a lost commit named are found nowhere else.
+
+    Raises:
+        LakeCorrupt: a commit or checkpoint is missing or damaged.
+    """
+    for spec in BY_NAME.values():
+        found = commits(files, spec)
+        if found.faults or found.checkpoints or found.newest < 0:
+            raise LakeCorrupt(
+                f"The Delta log of '{files.root}/{spec.name}' is damaged, so that nothing of the lake was removed. See what is wrong with: "
+                "spark-tracking lake check; mend it with: spark-tracking lake rebuild"
+            )
+
+
+@contextmanager
+def on_a_full_disk() -> Iterator[None]:
+    """What would be good to do first, and needs space; where there is none, it comes after."""
     try:
-        gone = table.delta.vacuum(0, dry_run, enforce_retention_duration=False, keep_versions=keep_versions)
-        if orphans:
-            gone += table.delta.vacuum(ORPHAN_HOURS, dry_run, enforce_retention_duration=False, full=True, keep_versions=keep_versions)
-    except CommitFailedError:
-        return []
-    return sorted(set(gone))
+        yield
+    except LakeError as error:
+        if not isinstance(error, NoSpace):
+            raise
 
 
 def drop_purged_rows(root: str) -> int:

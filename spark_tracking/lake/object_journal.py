@@ -202,6 +202,12 @@ class ObjectJournal:
     def remove(self, pieces: Iterable[Piece]) -> None:
         self._objects.delete([piece.name for piece in pieces])
 
+    def set_aside(self, piece: Piece) -> None:
+        self._objects.set_aside(piece.name)
+
+    def may_grow(self, piece: Piece) -> bool:
+        return False  # objects are written whole
+
     def forked(self) -> None:
         """The threads that talk to the store did not survive; see `survives_fork`."""
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from spark_tracking.errors import InvalidSetting, LakeError, LakeReadOnly, SparkTrackingError
 from spark_tracking.lake.object_journal import ObjectJournal
-from spark_tracking.lake.storage import File
+from spark_tracking.lake.storage import SET_ASIDE, File
 from spark_tracking.uri import without_queries
 
 if TYPE_CHECKING:
@@ -119,6 +119,15 @@ class ObjectStorage:
         with self._asking():
             self._api.put(self._store, path, data)
 
+    def remove(self, paths: Iterable[str]) -> None:
+        self.delete(list(paths))
+
+    def set_aside(self, path: str) -> str:
+        target = f"{SET_ASIDE}/{time.time_ns()}-{path.replace('/', '-')}"
+        self.note(target, self.read(path))
+        self.delete([path])
+        return target
+
     def delete(self, paths: list[str]) -> None:
         """Delete objects; those that are gone already are no error."""
         if paths:
@@ -138,7 +147,7 @@ class ObjectStorage:
 
     def files(self, folder: str) -> Iterator[File]:
         for meta in self._list_folder(folder)["objects"]:
-            yield File(_name(meta["path"]), meta["last_modified"].timestamp())
+            yield File(_name(meta["path"]), meta["last_modified"].timestamp(), meta["size"])
 
     def folders(self, folder: str) -> list[str]:
         return sorted(map(_name, self._list_folder(folder)["common_prefixes"]))

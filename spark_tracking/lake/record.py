@@ -157,6 +157,7 @@ def encode(hlc: int, events: Sequence[Event], blocks: Sequence[PackedBlock]) -> 
 
 
 PEEK_BYTES = _HEADER.size + 2
+PAGE_BYTES = 4096
 
 
 def peek(head: bytes) -> tuple[int, bool]:
@@ -169,7 +170,7 @@ def peek(head: bytes) -> tuple[int, bool]:
 def decode(data: bytes, start: int) -> Iterator[Record]:
     """The whole records in `data`, which begins at position `start` of its segment. Stops at a torn end.
 
-    A damaged record that whole ones follow (a crash tears only the last) is left out; `damaged` finds it.
+    A damaged record that whole ones follow (a crash tears only the last) is left out; `unreadable` finds it.
     """
     for _, end, hlc, payload in _frames(data):
         if payload is not None:
@@ -177,9 +178,19 @@ def decode(data: bytes, start: int) -> Iterator[Record]:
             yield Record(hlc, start + end, [Event(*e) for e in events], [PackedBlock(*b) for b in blocks])
 
 
-def damaged(data: bytes) -> list[int]:
-    """Positions of records that fail their checksum though whole ones follow: bytes that changed on disk."""
-    return [at for at, _, _, payload in _frames(data) if payload is None]
+def unreadable(data: bytes) -> list[tuple[int, int]]:
+    """Where bytes are no whole record, as (position, length): changed on disk, or at the end also a record that was cut off."""
+    return [(at, end - at) for at, end, _, payload in _frames(data) if payload is None]
+
+
+def is_torn_write(data: bytes, at: int) -> bool:
+    """Whether the record that begins at `at` is what a process leaves that was killed in the midst of its write.
+
+    The kernel then stops at the end of a page of the file, before the record's own end.
+    """
+    head = data[at : at + _HEADER.size]
+    whole = len(head) == _HEADER.size and at + _HEADER.size + _HEADER.unpack(head)[1] <= len(data)
+    return len(data) % PAGE_BYTES == 0 and not whole
 
 
 def _frames(data: bytes) -> Iterator[tuple[int, int, int, memoryview | None]]:
@@ -197,4 +208,6 @@ def _frames(data: bytes) -> Iterator[tuple[int, int, int, memoryview | None]]:
         bad = at if bad < 0 else bad
         at = data.find(_MAGIC, at + 1)
         if at < 0:
-            return  # a torn end, or one that is being written
+            break
+    if bad >= 0 or at < len(data):  # a torn end, or one that is being written
+        yield bad if bad >= 0 else at, len(data), 0, None

@@ -6,34 +6,29 @@ kind had no news needs no commit.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import suppress
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from spark_tracking.errors import Unavailable
+from spark_tracking.errors import LakeCorrupt, Unavailable
 from spark_tracking.lake.columns import fold_rows
 from spark_tracking.lake.derived import DerivedTable
 from spark_tracking.lake.log import Gone, Raced, Table
 from spark_tracking.lake.maintain import COMPACT_EVERY, clean_log, compact
+from spark_tracking.lake.replay import Folding, holds, of_logs
 from spark_tracking.lake.state import Entity
 from spark_tracking.lake.tables import DERIVED, EVENTS_LOG, METRICS_LOG
 
 ATTEMPTS = 10
-Entities = dict[tuple[str, str], Entity]
-
-
-class Folding(defaultdict[tuple[str, str], Entity]):
-    """Entities that come into being when they are first asked for."""
-
-    def __missing__(self, key: tuple[str, str]) -> Entity:
-        entity = self[key] = Entity(*key)
-        return entity
 
 
 class Refresher:
     """Brings derived tables up to date.
+
+    Attributes:
+        force: rebuild even where derived rows know what the logs have lost.
 
     Args:
         logs: the events log and the metrics log, where somebody who works in turns with this one has handles.
@@ -41,6 +36,7 @@ class Refresher:
 
     def __init__(self, root: str, *logs: Table) -> None:
         self.logs = {table.spec.name: table for table in logs or (Table(root, EVENTS_LOG), Table(root, METRICS_LOG))}
+        self.force = False
         self.tables = [DerivedTable(root, spec) for spec in sorted(DERIVED, key=lambda s: s.kind == "run")]
 
     def refresh(self) -> int:
@@ -69,16 +65,50 @@ class Refresher:
                 work = self._rebuild
         raise Unavailable(f"Other processes refreshed the lake's tables {ATTEMPTS} times in a row; try again later.")
 
+    def require_whole_logs(self) -> None:
+        """Refuse to work on logs that have lost their end: new commits would take the places of the lost ones.
+
+        Raises:
+            LakeCorrupt: a log is older than what the derived tables have of it.
+        """
+        self.tables[-1].update()
+        for name, covered in self.tables[-1].watermarks.items():
+            if self.logs[name].version() < covered and self.logs[name].update() < covered:
+                raise LakeCorrupt(
+                    f"'{self.logs[name].uri}' is at version {self.logs[name].version()}, though version {covered} of it was seen: its newest "
+                    "commits are gone. Restore the folder from a backup, or put back what the lake still has: spark-tracking lake rebuild"
+                )
+
     def _rebuild(self) -> int:
         until = {name: log.update() for name, log in self.logs.items()}
-        entities = Folding()
-        fold_rows(entities, self._whole(EVENTS_LOG.name), self.logs[METRICS_LOG.name].spec.schema.empty_table())
-        self._fold_history(entities)
+        events, metrics = self.logs.values()
+        entities = of_logs(events, metrics)
+        if not self.force:
+            self._require_nothing_lost(entities)
         for table in self.tables:
             table.update()
             mine = [e for (kind, _), e in entities.items() if kind == table.spec.kind]
             table.replace(mine, until)
         return len(entities)
+
+    def _require_nothing_lost(self, entities: Folding) -> None:
+        """Refuse a rebuild by which something would vanish that the derived tables alone still have."""
+        lost = [f"{key[0]} '{key[1]}'" for key, entity in self.stored() if not holds(entities.get(key), entity)]
+        if lost:
+            raise LakeCorrupt(
+                f"The logs have lost something of {len(lost):,} things that the derived tables still show ({', '.join(lost[:3])}"
+                f"{', …' if len(lost) > 3 else ''}), so nothing was rebuilt. Restore the lake from a backup, or accept the loss with: "
+                "spark-tracking lake rebuild --force, which keeps a copy of those rows in the lake."
+            )
+
+    def stored(self) -> Iterator[tuple[tuple[str, str], Entity]]:
+        """What the derived tables show, row by row; files that cannot be read are left out."""
+        for table in self.tables:
+            table.update()
+            for rows in table.readable(["state", table.spec.key]):
+                for id, state in zip(rows[table.spec.key].to_pylist(), rows["state"].to_pylist()):
+                    with suppress(LakeCorrupt):
+                        yield (table.spec.kind, id), Entity.unpack(table.spec.kind, id, state)
 
     def _refresh(self) -> int:
         until = {name: log.update() for name, log in self.logs.items()}
@@ -138,12 +168,3 @@ class Refresher:
         column = {"run": "run_id", "logged_model": "model_id"}.get(table.spec.kind)
         points = metrics.select(pc.field(column).isin(ids)) if column else metrics.spec.schema.empty_table()
         fold_rows(entities, events, points)
-
-    def _whole(self, log: str) -> pa.Table:
-        return self.logs[log].select(None)
-
-    def _fold_history(self, entities: Entities) -> None:
-        """Fold the metrics log file by file, so that memory does not grow with the history."""
-        nothing = EVENTS_LOG.schema.empty_table()
-        for batch in self.logs[METRICS_LOG.name].batches():
-            fold_rows(entities, nothing, batch)

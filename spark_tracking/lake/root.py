@@ -17,7 +17,7 @@ from spark_tracking.lake.tables import BY_NAME, FORMAT_VERSION
 from spark_tracking.uri import LakeUri
 
 MARKER = "lake.json"
-_OURS = {*BY_NAME, "_journal", "artifacts", MARKER, "flush.lease", "lost+found"}
+_OURS = {*BY_NAME, "_journal", "artifacts", MARKER, "flush.lease", "lost+found", storage.SET_ASIDE}
 _CLOUD_MOUNTS = ("s3fs", "rclone", "goofys", "geesefs", "blobfuse", "gcsfuse", "mountpoint-s3", "dbfs", "fuse.mount-s3")
 
 

@@ -38,11 +38,13 @@ An entity is there once `attr/created` is. `purge` (field) is a tombstone for th
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import msgpack
+
+from spark_tracking.errors import LakeCorrupt
 
 MODEL_POINTS_KEPT = 1000
 """Points of one metric, run and dataset that a logged model's row keeps, the latest ones; the history has all."""
@@ -259,7 +261,20 @@ class Entity:
 
     @classmethod
     def unpack(cls, kind: str, id: str, packed: bytes) -> Entity:
-        """The inverse of `pack`."""
+        """The inverse of `pack`.
+
+        Raises:
+            LakeCorrupt: the bytes are none that `pack` makes.
+        """
+        try:
+            return cls._unpacked(kind, id, packed)
+        except (ValueError, TypeError, LookupError, msgpack.UnpackException) as error:
+            raise LakeCorrupt(
+                f"The stored state of {kind} '{id}' is damaged: {error}. Mend it with: spark-tracking lake rebuild"
+            ) from error
+
+    @classmethod
+    def _unpacked(cls, kind: str, id: str, packed: bytes) -> Entity:
         writers, fields, metrics, points, purged = msgpack.unpackb(packed, strict_map_key=False)
         entity = cls(kind, id)
         for name, registers in fields.items():
@@ -285,9 +300,3 @@ class Entity:
             points.sort(key=lambda p: (p.step, p.time))
             for point in points[:-MODEL_POINTS_KEPT]:
                 del self.points[point]
-
-
-def fold_events(entities: Mapping[tuple[str, str], Entity], stamp: Stamp, events: Iterable[Event]) -> None:
-    """Fold the events of one record into `entities`, a mapping that makes what is missing."""
-    for kind, id, name, key, value in events:
-        entities[kind, id].fold(stamp, name, key, value)

@@ -13,6 +13,9 @@ from typing import Any, NamedTuple, Protocol
 
 from spark_tracking.lake.record import Record
 
+SET_ASIDE = "_set_aside"
+"""The folder of what was damaged: kept for a person to judge, and read by nobody."""
+
 
 class Piece(NamedTuple):
     """What a journal gives up at a time: a whole segment on a file system, one object of it on an object store.
@@ -29,10 +32,11 @@ class Piece(NamedTuple):
 
 
 class File(NamedTuple):
-    """A file of a folder; `modified` is in seconds since the epoch."""
+    """A file of a folder; `modified` is in seconds since the epoch, `size` in bytes."""
 
     name: str
     modified: float
+    size: int
 
 
 class Appender(Protocol):
@@ -118,6 +122,12 @@ class AnyJournal(Protocol):
     def remove(self, pieces: Iterable[Piece]) -> None:
         """Remove ended pieces whose records are all durable in Delta."""
 
+    def set_aside(self, piece: Piece) -> None:
+        """Move an ended piece away whose whole records are durable in Delta, and that has bytes that are none."""
+
+    def may_grow(self, piece: Piece) -> bool:
+        """Whether its writer lives and may be in the midst of a record."""
+
     def forked(self) -> None:
         """In a forked child: nothing is shared with the parent any more."""
 
@@ -166,6 +176,12 @@ class Storage(Protocol):
 
     def note(self, path: str, data: bytes) -> None:
         """Put a file in place of what is there; a crash may leave a torn one."""
+
+    def remove(self, paths: Iterable[str]) -> None:
+        """Remove files; those that are gone already are no error."""
+
+    def set_aside(self, path: str) -> str:
+        """Move a file out of the way, to where nothing of a lake looks; returns where to. It stays until a person removes it."""
 
     def files(self, folder: str) -> Iterator[File]:
         """The files directly in a folder."""

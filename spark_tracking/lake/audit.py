@@ -1,0 +1,188 @@
+"""The files of one Delta table held against what its log says of them: versions in sequence, every file there, read and counted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from posixpath import basename
+from typing import Any
+
+import orjson
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from spark_tracking.lake.columns import record_ids_of, wall_time
+from spark_tracking.lake.faults import explaining, first_line, is_foreign
+from spark_tracking.lake.log import Table
+from spark_tracking.lake.storage import Storage
+from spark_tracking.lake.tables import METRICS_LOG, TableSpec
+
+
+@dataclass(frozen=True)
+class Commits:
+    """The Delta log of a table as its folder has it.
+
+    Attributes:
+        faults: by version, what is wrong with its commit; versions before the checkpoint that stands for them left out.
+        checkpoints: names of checkpoint files that cannot be read, with the reason.
+        newest: the newest version; -1 where nothing is left.
+    """
+
+    faults: dict[int, str]
+    checkpoints: dict[str, str]
+    newest: int
+
+
+def commits(files: Storage, spec: TableSpec) -> Commits:
+    """Look at a table's log, file by file."""
+    folder = f"{spec.name}/_delta_log"
+    try:
+        names = sorted(file.name for file in files.files(folder))
+    except OSError:
+        names = []
+    versions = {int(name[:20]) for name in names if name.endswith(".json") and name[:20].isdigit()}
+    bad, start = {}, -1
+    for name in names:
+        if ".checkpoint" in name and name.endswith(".parquet") and name[:20].isdigit():
+            try:
+                pq.read_table(pa.BufferReader(files.read(f"{folder}/{name}")))
+                start = max(start, int(name[:20]))
+            except Exception as error:  # Thrift's and Arrow's have no common class
+                bad[name] = first_line(str(error))
+    newest = max(versions, default=start)
+    faults = {version: "is missing" for version in range(start + 1, newest) if version not in versions}
+    for version in sorted(v for v in versions if v > start):
+        try:
+            told = commit_fault(files.read(f"{folder}/{version:020d}.json"))
+        except FileNotFoundError:
+            continue  # cleaned away meanwhile: a newer checkpoint stands for it
+        if told:
+            faults[version] = told
+    return Commits(faults, bad, newest)
+
+
+def commit_fault(text: bytes) -> str:
+    """What is wrong with a commit; '' for nothing."""
+    lines = text.splitlines()
+    try:
+        actions = [orjson.loads(line) for line in lines]
+    except orjson.JSONDecodeError:
+        return "is damaged: it is not JSON"
+    if not lines or not all(isinstance(action, dict) for action in actions):
+        return "is empty" if not lines else "is damaged: it is no list of actions"
+    information: dict[str, Any] = next((action["commitInfo"] for action in actions if "commitInfo" in action), {})
+    told = (information.get("operationMetrics") or {}).get("num_added_files")
+    added = sum("add" in action for action in actions)
+    if told is not None and int(told) != added:
+        return f"is damaged: it adds {added} files, and says {told}"
+    return ""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A live data file of a table.
+
+    Attributes:
+        path: relative to the table.
+        rows: what stands in it; None where it cannot be read.
+        fault: what is wrong with it; '' for nothing.
+    """
+
+    path: str
+    rows: pa.Table | None
+    fault: str
+
+
+def pieces(files: Storage, table: Table) -> Iterator[Piece]:
+    """Every live file at the handle's version, read whole and counted.
+
+    Raises:
+        FileNotFoundError: a file went away meanwhile, as another process compacted and vacuumed.
+    """
+    there = {file.name: file.size for file in files.files(table.spec.name)}
+    fragments = {basename(fragment.path): fragment for fragment in table.dataset().get_fragments()}
+    for told in table.files().to_pylist():
+        name = basename(told["path"])
+        if name not in there:
+            yield Piece(told["path"], None, "is missing")
+            continue
+        if there[name] != told["size_bytes"]:
+            yield Piece(told["path"], None, f"has {there[name]:,} bytes where {told['size_bytes']:,} were written")
+            continue
+        try:
+            rows = fragments[name].to_table(schema=table.spec.schema)
+            rows.validate(full=True)
+        except FileNotFoundError:
+            raise
+        except Exception as error:
+            if not is_foreign(error):
+                raise
+            yield Piece(told["path"], None, f"cannot be read: {first_line(str(error))}")
+            continue
+        yield Piece(told["path"], rows, _content_fault(table.spec, rows, told))
+
+
+def _content_fault(spec: TableSpec, rows: pa.Table, told: dict[str, Any]) -> str:
+    """What of a file's rows contradicts its statistics, or another column."""
+    if rows.num_rows != told["num_records"]:
+        return f"has {rows.num_rows:,} rows where {told['num_records']:,} were written"
+    if spec.kind or not rows.num_rows:
+        return ""
+    clocks = pc.min_max(rows["hlc"]).as_py()
+    if told.get("min.hlc") is not None and (clocks["min"], clocks["max"]) != (told["min.hlc"], told["max.hlc"]):
+        return "has changed: clocks of its rows contradict the file's statistics"
+    if not pc.all(pc.equal(rows["insert_time"], wall_time(rows["hlc"]))).as_py():
+        return "has changed: times of its rows contradict their clocks"
+    if spec is METRICS_LOG and not pc.all(pc.equal(rows["record_id"], record_ids_of(rows))).as_py():
+        return "has changed: points in it contradict their record_id, which is a hash of them"
+    return ""
+
+
+def strays(files: Storage, table: Table, live: set[str]) -> list[pa.Table]:
+    """The rows of Parquet files that no version of the table is known to have named, in the table's schema.
+
+    A commit that is lost leaves its file behind; so does a writer that was killed before its commit.
+    """
+    there = [file.name for file in files.files(table.spec.name) if file.name.endswith(".parquet") and file.name not in live]
+    named = _named(files, table) if there else set()
+    found = []
+    for name in there:
+        if name in named:
+            continue
+        try:
+            rows = pq.read_table(pa.BufferReader(files.read(f"{table.spec.name}/{name}")))
+            found.append(rows.select(table.spec.schema.names).cast(table.spec.schema))
+        except Exception as error:  # half of a file, or a foreign one
+            if not (is_foreign(error) or isinstance(error, (KeyError, ValueError))):
+                raise
+    return found
+
+
+def _named(files: Storage, table: Table) -> set[str]:
+    """The files that commits and checkpoints name, live or removed."""
+    folder, named = f"{table.spec.name}/_delta_log", set()
+    for file in list(files.files(folder)):
+        try:
+            text = files.read(f"{folder}/{file.name}")
+            if file.name.endswith(".json") and file.name[:20].isdigit():
+                for line in text.splitlines():
+                    action = orjson.loads(line)
+                    named |= {basename(action[kind]["path"]) for kind in ("add", "remove") if kind in action}
+            elif ".checkpoint" in file.name and file.name.endswith(".parquet"):
+                stored = pq.read_table(pa.BufferReader(text), columns=["add", "remove"])
+                for kind in ("add", "remove"):
+                    named |= {basename(row["path"]) for row in stored[kind].to_pylist() if row and row.get("path")}
+        except (FileNotFoundError, ValueError, TypeError, pa.ArrowException, OSError):
+            continue  # cleaned away, or damaged, which `commits` tells
+    return named
+
+
+def opened(files: Storage, spec: TableSpec, make: type[Table]) -> Table:
+    """A handle on the table.
+
+    Raises:
+        LakeError: it cannot be opened.
+    """
+    with explaining(files.root):
+        return make(files.root, spec)

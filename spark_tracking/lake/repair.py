@@ -1,0 +1,164 @@
+"""`lake rebuild`: a lake that can be read again, with everything that any of its files still knows.
+
+Delta logs are mended in place: a lost commit is replaced by an empty one, so that versions go on in sequence, and the rows of
+its files come back from the files themselves. Then the logs get back what they lack, and the derived tables are made anew.
+Nothing is removed: what cannot be read is set aside.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from spark_tracking.errors import LakeCorrupt
+from spark_tracking.lake.audit import commits, pieces
+from spark_tracking.lake.derived import DerivedTable
+from spark_tracking.lake.flush import Flusher
+from spark_tracking.lake.log import Table
+from spark_tracking.lake.refresh import Refresher
+from spark_tracking.lake.replay import Folding, holds, journal_rows, of_logs
+from spark_tracking.lake.salvage import lost_rows, rows_of_state
+from spark_tracking.lake.storage import SET_ASIDE, Storage
+from spark_tracking.lake.tables import BY_KIND, DERIVED, LOGS, TableSpec
+
+
+@dataclass
+class Rebuilt:
+    """What a rebuild did.
+
+    Attributes:
+        things: how many things the logs know.
+        restored: by log, how many rows it got back.
+        set_aside: what could not be read or would have vanished, as paths below the root.
+    """
+
+    things: int = 0
+    restored: dict[str, int] = field(default_factory=dict)
+    set_aside: list[str] = field(default_factory=list)
+
+
+def rebuild(files: Storage, force: bool) -> Rebuilt:
+    """Make the derived tables anew from the logs, after the logs got back what they had lost.
+
+    Args:
+        force: go on where something is lost for good, and keep a copy of what is left of it.
+
+    Raises:
+        LakeCorrupt: something would vanish that the lake still shows, or files cannot be read that a backup may have.
+    """
+    done = Rebuilt()
+    for spec in DERIVED:
+        _mend_commits(files, spec, -1, done)
+    covered = [DerivedTable(files.root, spec).watermarks for spec in DERIVED]
+    for spec in LOGS:
+        newest = max(marks[spec.name] for marks in covered)
+        if not force and newest > 0 and not files.folders(spec.name):
+            raise LakeCorrupt(
+                f"The folder '{files.root}/{spec.name}' is gone, and with it the history. Restore it from a backup, or go on with what "
+                "the other tables know of it: spark-tracking lake rebuild --force"
+            )
+        _mend_commits(files, spec, newest, done)
+    flusher = Flusher(files.root, files.journal())
+    for log in (flusher.events, flusher.metrics):
+        _drop_unreadable(files, log, force, done)
+    flusher.flush()
+    refresher = Refresher(files.root, flusher.events, flusher.metrics)
+    _restore(files, refresher, done, force)
+    refresher.force = force
+    done.things = refresher.rebuild()
+    return done
+
+
+def _mend_commits(files: Storage, spec: TableSpec, newest: int, done: Rebuilt) -> None:
+    """Have a table's versions in sequence, up to `newest` at least, whatever is left of its log."""
+    folder = f"{spec.name}/_delta_log"
+    found = commits(files, spec)
+    for name in found.checkpoints:
+        done.set_aside.append(files.set_aside(f"{folder}/{name}"))
+    if found.checkpoints:
+        found = commits(files, spec)
+    if found.newest < 0:
+        Table.create(files.root, spec)
+        found = commits(files, spec)
+    if found.faults and files.exists(f"{folder}/_last_checkpoint"):
+        files.set_aside(f"{folder}/_last_checkpoint")  # a mere hint, which may point to what is gone
+    for version in [*found.faults, *range(found.newest + 1, newest + 1)]:
+        path = f"{folder}/{version:020d}.json"
+        text = files.read(path) if files.exists(path) else b""
+        if text:
+            done.set_aside.append(files.set_aside(path))
+        files.note(path, _filler(spec, version, text))
+
+
+def _filler(spec: TableSpec, version: int, text: bytes) -> bytes:
+    """A commit in place of a damaged one: what of it can be read, else nothing but its number."""
+    now = int(time.time() * 1000)
+    actions = [{"commitInfo": {"timestamp": now, "operation": "REPAIR", "engineInfo": "spark-tracking lake rebuild"}}]
+    for line in text.splitlines():
+        try:
+            action = orjson.loads(line)
+        except orjson.JSONDecodeError:
+            continue
+        actions += [action] if isinstance(action, dict) and "commitInfo" not in action else []
+    if version == 0 and not any("metaData" in action for action in actions):
+        with tempfile.TemporaryDirectory() as scratch:
+            Table.create(scratch, spec)
+            made = Path(scratch, spec.name, "_delta_log", f"{0:020d}.json").read_bytes().splitlines()
+        actions = [action for line in made if "commitInfo" not in (action := orjson.loads(line))] + actions
+    return b"\n".join(map(orjson.dumps, actions)) + b"\n"
+
+
+def _drop_unreadable(files: Storage, log: Table, force: bool, done: Rebuilt) -> None:
+    """Take files that are gone or cannot be read out of a log; the bytes are kept."""
+    bad = [piece for piece in pieces(files, log) if piece.rows is None]
+    if bad and not force:
+        raise LakeCorrupt(
+            f"'{log.spec.name}/{bad[0].path}' {bad[0].fault}"
+            + (f", and {len(bad) - 1} more files" if len(bad) > 1 else "")
+            + ". Restore the lake from a backup, or go on with what the other files still know: spark-tracking lake rebuild --force"
+        )
+    for piece in bad:
+        if files.exists(f"{log.spec.name}/{piece.path}"):
+            done.set_aside.append(files.set_aside(f"{log.spec.name}/{piece.path}"))
+    if bad:
+        log.delta.repair()
+        log.reopen()
+
+
+def _restore(files: Storage, refresher: Refresher, done: Rebuilt, force: bool) -> None:
+    """Give the logs back what other files of the lake know and they do not."""
+    stored = Folding()
+    for key, entity in refresher.stored():
+        stored[key].merge(entity)
+    known = {kind: pa.array([id for k, id in stored if k == kind], pa.string()) for kind in BY_KIND}
+    events, metrics = refresher.logs.values()
+    for log in (events, metrics):
+        _, flushed = journal_rows(files.journal(), log)
+        _append(log, lost_rows(files, events, log, flushed, known), done)
+    truth = of_logs(events, metrics)
+    if all(holds(truth.get(key), entity) for key, entity in stored.items()):
+        return
+    for log, rows in zip((events, metrics), rows_of_state(truth, stored)):
+        _append(log, rows, done)
+    if force:
+        truth = of_logs(events, metrics)
+        lost = [entity for key, entity in stored.items() if not holds(truth.get(key), entity)]
+        if lost:
+            columns = {"kind": [e.kind for e in lost], "id": [e.id for e in lost], "state": [e.pack() for e in lost]}
+            sink, path = pa.BufferOutputStream(), f"{SET_ASIDE}/{time.time_ns()}-lost.parquet"
+            pq.write_table(pa.table(columns), sink)
+            files.prepare([SET_ASIDE])
+            files.note(path, sink.getvalue().to_pybytes())
+            done.set_aside.append(path)
+
+
+def _append(log: Table, rows: pa.Table, done: Rebuilt) -> None:
+    if rows.num_rows:
+        log.append(rows, [])
+        done.restored[log.spec.name] = done.restored.get(log.spec.name, 0) + rows.num_rows
