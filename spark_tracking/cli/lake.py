@@ -104,7 +104,8 @@ def check_(path: str, as_json: bool) -> None:
             click.echo(f"note: {line}")
         for line in report.problems:
             click.echo(f"PROBLEM: {line}", err=True)
-        click.echo("All as acknowledged." if report.ok else "There are problems; see above.")
+        right = "All as acknowledged, but for the notes." if report.notes else "All as acknowledged."
+        click.echo(right if report.ok else "There are problems; see above.")
     sys.exit(0 if report.ok else 1)
 
 

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from spark_tracking.errors import LakeError
 from spark_tracking.lake.audit import commits, opened, pieces
 from spark_tracking.lake.derived import DerivedTable
+from spark_tracking.lake.faults import explained, is_foreign
 from spark_tracking.lake.log import Table
 from spark_tracking.lake.record import is_torn_write, unreadable
 from spark_tracking.lake.replay import Folding, holds, journal_rows, replay
@@ -56,6 +57,19 @@ def check(files: Storage, look: Callable[[], View]) -> Report:
         look: a view that has seen everything up to now.
     """
     report = Report()
+    try:
+        _check(files, look, report)
+    except Exception as error:
+        if not (is_foreign(error) or isinstance(error, LakeError)):
+            raise
+        report.problems.append((error if isinstance(error, LakeError) else explained(error, files.root)).message)
+    return report
+
+
+def _check(files: Storage, look: Callable[[], View], report: Report) -> None:
+    if "_journal" not in files.names() and files.syncs:
+        report.problems.append("The folder '_journal' is gone, and with it every call that was not in the tables yet. " + _RESTORE)
+        return
     _journals(files, report)
     tables: dict[str, Table] = {}
     for spec in BY_NAME.values():
@@ -66,16 +80,20 @@ def check(files: Storage, look: Callable[[], View]) -> Report:
         except LakeError as error:
             report.problems += [] if faults else [f"{spec.name} cannot be opened: {error.message}"]
     if len(tables) < len(BY_NAME):
-        return report  # the rest cannot be read
-    for _ in range(ATTEMPTS):
-        found = Report(notes=list(report.notes), problems=list(report.problems))
+        return  # the rest cannot be read
+    for attempt in range(ATTEMPTS):
+        found = Report()
         try:
             _compare(files, tables, look, found)
-            return found
+            break
         except FileNotFoundError:  # compacted and vacuumed by another process meanwhile
+            if attempt + 1 == ATTEMPTS:
+                raise
             for table in tables.values():
                 table.update()
-    return found
+    report.counted = found.counted
+    report.problems += found.problems
+    report.notes += found.notes
 
 
 def _compare(files: Storage, tables: dict[str, Table], look: Callable[[], View], report: Report) -> None:
@@ -203,7 +221,8 @@ def _journals(files: Storage, report: Report) -> None:
     folder = [file.name for file in files.files(SET_ASIDE)] if SET_ASIDE in files.names() else []
     for name in sorted(folder):
         if "-_journal-" not in name:
-            report.notes.append(f"'{SET_ASIDE}/{name}' is what a rebuild found damaged; remove it when nobody needs it.")
+            what = "what the logs had lost and is shown no more" if name.endswith("-lost.parquet") else "damaged"
+            report.notes.append(f"'{SET_ASIDE}/{name}' is {what}: a rebuild set it aside. Remove it when nobody needs it.")
             continue
         data = files.read(f"{SET_ASIDE}/{name}")
         for at, length in unreadable(data):

@@ -361,6 +361,7 @@ class Lake:
 
     def rebuild(self, force: bool = False) -> repair.Rebuilt:
         """The derived tables anew from the whole logs, which get back what they lost and other files have; see `lake.repair`."""
+        self._files.prepare(["_journal"])
         with self._files.leadership(wait=True):
             try:
                 return repair.rebuild(self._files, force)

@@ -77,9 +77,8 @@ def vacuum(table: Table, keep: timedelta, oldest_needed: int, dry_run: bool = Fa
     keep_versions = sorted({*kept, *range(max(oldest_needed, 0), version), version})
     gone = set(table.delta.vacuum(0, dry_run=True, enforce_retention_duration=False, keep_versions=keep_versions))
     if orphans:
-        gone |= set(
-            table.delta.vacuum(ORPHAN_HOURS, dry_run=True, enforce_retention_duration=False, full=True, keep_versions=keep_versions)
-        )
+        unnamed = table.delta.vacuum(ORPHAN_HOURS, dry_run=True, enforce_retention_duration=False, full=True, keep_versions=keep_versions)
+        gone |= set(unnamed)
     if not dry_run:  # not by Delta's own hand, which commits first: a full disk has no room for that
         table.remove(gone)
     return sorted(gone)

@@ -73,10 +73,11 @@ class Refresher:
         """
         self.tables[-1].update()
         for name, covered in self.tables[-1].watermarks.items():
-            if self.logs[name].version() < covered and self.logs[name].update() < covered:
+            log = self.logs[name]
+            if log.version() < covered and log.update() < covered:
                 raise LakeCorrupt(
-                    f"'{self.logs[name].uri}' is at version {self.logs[name].version()}, though version {covered} of it was seen: its newest "
-                    "commits are gone. Restore the folder from a backup, or put back what the lake still has: spark-tracking lake rebuild"
+                    f"'{log.uri}' is at version {log.version()}, though version {covered} of it was seen: its newest commits are gone. "
+                    "Restore the folder from a backup, or put back what the lake still has: spark-tracking lake rebuild"
                 )
 
     def _rebuild(self) -> int:

@@ -34,7 +34,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A lake with a bit of everything: old commits cleaned away behind a checkpoint, newer ones, a purge, a dead writer's segment."""
     root = tmp_path_factory.mktemp("whole") / "lake"
     os.environ["SPARK_TRACKING_FLUSH_SECONDS"] = "3600"
-    lake = Lake(LakeUri.parse(f"delta://{root}")) if root.exists() else Lake.open(f"delta://{root}", create=True)
+    lake = Lake.open(f"delta://{root}", create=True)
     try:
         for number in range(4):
             _log(lake, number)
@@ -138,6 +138,15 @@ def command(root: Path, *words: str) -> Result:
     return result
 
 
+def refusal(call: Callable[[], object]) -> str | None:
+    """The message of MLflow's exception, the only one that a call may raise."""
+    try:
+        call()
+    except MlflowException as error:
+        return str(error)
+    return None
+
+
 def _forget(root: Path) -> None:
     lake = Lake._open.pop(str(root), None)
     if lake is not None and lake._background is not None:
@@ -179,12 +188,9 @@ def test_damage_is_told_in_sentences_costs_nothing_that_is_held_anywhere_and_is_
         lambda: client.search_runs(["0"]),
         lambda: client.get_run("r1"),
         lambda: client.get_metric_history("r1", "acc"),
-        lambda: client.search_registered_models(),
+        client.search_registered_models,
     ):
-        try:
-            read()
-        except MlflowException as error:
-            assert "spark-tracking lake" in str(error)
+        assert "spark-tracking lake" in (refusal(read) or "spark-tracking lake")
     _forget(damaged)
     healed = checked.exit_code == 0
     rebuilt = command(damaged, "rebuild")
@@ -272,11 +278,8 @@ def test_a_process_that_lives_through_damage_and_repair_goes_on(damaged: Path) -
     shutil.rmtree(damaged / "runs_latest")
     assert command(damaged, "rebuild").exit_code == 0
     for attempt in range(3):
-        try:
-            lake.write(run_created(f"after{attempt}"))
-            lake.settle()
-        except MlflowException as error:
-            assert "spark-tracking lake" in str(error)
+        refused = refusal(lambda: lake.write(run_created(f"after{attempt}"))) or refusal(lake.settle)  # noqa: B023
+        assert refused is None or "spark-tracking lake" in refused
     lake.write(run_created("last"))
     lake.settle()
     assert {"before", "last"} <= {run.id for run in lake.search("run")}
