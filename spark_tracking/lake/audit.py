@@ -90,11 +90,13 @@ class Piece:
         path: relative to the table.
         rows: what stands in it; None where it cannot be read.
         fault: what is wrong with it; '' for nothing.
+        count: how many rows were written, by the log.
     """
 
     path: str
     rows: pa.Table | None
     fault: str
+    count: int
 
 
 def pieces(files: Storage, table: Table) -> Iterator[Piece]:
@@ -108,10 +110,10 @@ def pieces(files: Storage, table: Table) -> Iterator[Piece]:
     for told in table.files().to_pylist():
         name = basename(told["path"])
         if name not in there:
-            yield Piece(told["path"], None, "is missing")
+            yield Piece(told["path"], None, "is missing", told["num_records"])
             continue
         if there[name] != told["size_bytes"]:
-            yield Piece(told["path"], None, f"has {there[name]:,} bytes where {told['size_bytes']:,} were written")
+            yield Piece(told["path"], None, f"has {there[name]:,} bytes where {told['size_bytes']:,} were written", told["num_records"])
             continue
         try:
             rows = fragments[name].to_table(schema=table.spec.schema)
@@ -121,9 +123,9 @@ def pieces(files: Storage, table: Table) -> Iterator[Piece]:
         except Exception as error:
             if not is_foreign(error):
                 raise
-            yield Piece(told["path"], None, f"cannot be read: {first_line(str(error))}")
+            yield Piece(told["path"], None, f"cannot be read: {first_line(str(error))}", told["num_records"])
             continue
-        yield Piece(told["path"], rows, _content_fault(table.spec, rows, told))
+        yield Piece(told["path"], rows, _content_fault(table.spec, rows, told), told["num_records"])
 
 
 def _content_fault(spec: TableSpec, rows: pa.Table, told: dict[str, Any]) -> str:

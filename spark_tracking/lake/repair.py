@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,10 +18,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from spark_tracking.errors import LakeCorrupt
-from spark_tracking.lake.audit import commits, pieces
+from spark_tracking.lake.audit import Commits, commits, pieces
 from spark_tracking.lake.derived import DerivedTable
+from spark_tracking.lake.faults import is_foreign
 from spark_tracking.lake.flush import Flusher
 from spark_tracking.lake.log import Table
+from spark_tracking.lake.maintain import drop_purged_rows
 from spark_tracking.lake.refresh import Refresher
 from spark_tracking.lake.replay import Folding, holds, journal_rows, of_logs
 from spark_tracking.lake.salvage import lost_rows, rows_of_state
@@ -53,8 +56,7 @@ def rebuild(files: Storage, force: bool) -> Rebuilt:
         LakeCorrupt: something would vanish that the lake still shows, or files cannot be read that a backup may have.
     """
     done = Rebuilt()
-    for spec in DERIVED:
-        _mend_commits(files, spec, -1, done)
+    mended = [_mend_commits(files, spec, -1, done) for spec in DERIVED]
     covered = [DerivedTable(files.root, spec).watermarks for spec in DERIVED]
     for spec in LOGS:
         newest = max(marks[spec.name] for marks in covered)
@@ -63,37 +65,74 @@ def rebuild(files: Storage, force: bool) -> Rebuilt:
                 f"The folder '{files.root}/{spec.name}' is gone, and with it the history. Restore it from a backup, or go on with what "
                 "the other tables know of it: spark-tracking lake rebuild --force"
             )
-        _mend_commits(files, spec, newest, done)
+        mended.append(_mend_commits(files, spec, newest, done))
     flusher = Flusher(files.root, files.journal())
-    for log in (flusher.events, flusher.metrics):
-        _drop_unreadable(files, log, force, done)
-    flusher.flush()
     refresher = Refresher(files.root, flusher.events, flusher.metrics)
-    _restore(files, refresher, done, force)
+    stored = Folding()
+    for key, entity in refresher.stored():
+        stored[key].merge(entity)
+    known = {kind: pa.array([id for k, id in stored if k == kind], pa.string()) for kind in BY_KIND}
+    logs = (flusher.events, flusher.metrics)
+    for log in logs:
+        _, flushed = journal_rows(files.journal(), log)
+        lost = lost_rows(files, flusher.events, log, flushed, known)
+        _drop_unreadable(files, log, lost.num_rows, force, done)
+        _append(log, lost, done)
+    flusher.flush()
+    _restore(files, refresher, stored, force, done)
+    if any(mended):
+        drop_purged_rows(files.root)  # whose removal from the logs may have been lost
     refresher.force = force
     done.things = refresher.rebuild()
     return done
 
 
-def _mend_commits(files: Storage, spec: TableSpec, newest: int, done: Rebuilt) -> None:
-    """Have a table's versions in sequence, up to `newest` at least, whatever is left of its log."""
+def _mend_commits(files: Storage, spec: TableSpec, newest: int, done: Rebuilt) -> bool:
+    """Have a table's versions in sequence, up to `newest` at least, so that it opens; returns whether anything was to be done.
+
+    What cannot be told from the log, the table's files tell: their rows are put back later.
+    """
+    mended = _mend(files, spec, newest, done, lambda found: ([*found.checkpoints], found.faults))
+    for distrusted in (
+        lambda found: (_checkpoints(files, spec), found.faults),
+        lambda found: (_checkpoints(files, spec), range(found.newest + 1)),
+    ):
+        try:
+            Table(files.root, spec).files()
+            return mended
+        except BaseException as error:
+            if not is_foreign(error):
+                raise
+        mended = _mend(files, spec, newest, done, distrusted)
+    return mended
+
+
+def _mend(
+    files: Storage, spec: TableSpec, newest: int, done: Rebuilt, distrusted: Callable[[Commits], tuple[Iterable[str], Iterable[int]]]
+) -> bool:
     folder = f"{spec.name}/_delta_log"
     found = commits(files, spec)
-    for name in found.checkpoints:
-        done.set_aside.append(files.set_aside(f"{folder}/{name}"))
-    if found.checkpoints:
-        found = commits(files, spec)
     if found.newest < 0:
         Table.create(files.root, spec)
         found = commits(files, spec)
-    if found.faults and files.exists(f"{folder}/_last_checkpoint"):
+    checkpoints, _ = distrusted(found)
+    for name in checkpoints:
+        done.set_aside.append(files.set_aside(f"{folder}/{name}"))
+    found = commits(files, spec)
+    versions = sorted({*distrusted(found)[1], *found.faults, *range(found.newest + 1, newest + 1)})
+    if versions and files.exists(f"{folder}/_last_checkpoint"):
         files.set_aside(f"{folder}/_last_checkpoint")  # a mere hint, which may point to what is gone
-    for version in [*found.faults, *range(found.newest + 1, newest + 1)]:
+    for version in versions:
         path = f"{folder}/{version:020d}.json"
         text = files.read(path) if files.exists(path) else b""
         if text:
             done.set_aside.append(files.set_aside(path))
-        files.note(path, _filler(spec, version, text))
+        files.note(path, _filler(spec, version, text if version in found.faults else b""))
+    return bool(versions)
+
+
+def _checkpoints(files: Storage, spec: TableSpec) -> list[str]:
+    return [file.name for file in files.files(f"{spec.name}/_delta_log") if ".checkpoint" in file.name and file.name.endswith(".parquet")]
 
 
 def _filler(spec: TableSpec, version: int, text: bytes) -> bytes:
@@ -114,10 +153,14 @@ def _filler(spec: TableSpec, version: int, text: bytes) -> bytes:
     return b"\n".join(map(orjson.dumps, actions)) + b"\n"
 
 
-def _drop_unreadable(files: Storage, log: Table, force: bool, done: Rebuilt) -> None:
-    """Take files that are gone or cannot be read out of a log; the bytes are kept."""
+def _drop_unreadable(files: Storage, log: Table, found: int, force: bool, done: Rebuilt) -> None:
+    """Take files that are gone or cannot be read out of a log; the bytes are kept.
+
+    Args:
+        found: how many lost rows are found elsewhere.
+    """
     bad = [piece for piece in pieces(files, log) if piece.rows is None]
-    if bad and not force:
+    if sum(piece.count for piece in bad) > found and not force:
         raise LakeCorrupt(
             f"'{log.spec.name}/{bad[0].path}' {bad[0].fault}"
             + (f", and {len(bad) - 1} more files" if len(bad) > 1 else "")
@@ -131,16 +174,9 @@ def _drop_unreadable(files: Storage, log: Table, force: bool, done: Rebuilt) -> 
         log.reopen()
 
 
-def _restore(files: Storage, refresher: Refresher, done: Rebuilt, force: bool) -> None:
-    """Give the logs back what other files of the lake know and they do not."""
-    stored = Folding()
-    for key, entity in refresher.stored():
-        stored[key].merge(entity)
-    known = {kind: pa.array([id for k, id in stored if k == kind], pa.string()) for kind in BY_KIND}
+def _restore(files: Storage, refresher: Refresher, stored: Folding, force: bool, done: Rebuilt) -> None:
+    """Give the logs back what derived rows know and they do not."""
     events, metrics = refresher.logs.values()
-    for log in (events, metrics):
-        _, flushed = journal_rows(files.journal(), log)
-        _append(log, lost_rows(files, events, log, flushed, known), done)
     truth = of_logs(events, metrics)
     if all(holds(truth.get(key), entity) for key, entity in stored.items()):
         return

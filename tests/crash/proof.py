@@ -81,7 +81,7 @@ def prove(root: str, histories: Path) -> Recorded:
         wrong += _registers(lake, recorded)
         wrong += _derived(lake)
         wrong += half_calls(lake.uri.root)
-        wrong += lake.check().problems
+        wrong += [problem for problem in lake.check().problems if "no whole record" not in problem]  # half of a call that was killed
         wrong += _journal_left(lake)
     finally:
         lake.close()

@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from spark_tracking.lake import Lake, view
-from spark_tracking.lake.check import rebuild_state
+from spark_tracking.lake.log import Table
 from spark_tracking.lake.project import rows as project_rows
+from spark_tracking.lake.replay import of_logs
+from spark_tracking.lake.tables import EVENTS_LOG, METRICS_LOG
 from spark_tracking.uri import LakeUri
 from tests.lake.making import param, points, run_created, tag, what
 
@@ -137,7 +139,8 @@ class TwoProcesses(RuleBasedStateMachine):
         for who in (0, 1):
             self.look(who)
         self.lakes[0].settle()
-        rebuilt = rebuild_state(self.lakes[0]._files)
+        root = self.lakes[0].uri.root
+        rebuilt = of_logs(Table(root, EVENTS_LOG), Table(root, METRICS_LOG))
         truth = project_rows("run", [e for (kind, _), e in rebuilt.items() if kind == "run"]).drop_columns(["state"])
         base = self.lakes[1]._view.bases["run"]
         base.update()
