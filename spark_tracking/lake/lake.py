@@ -22,16 +22,17 @@ from spark_tracking.lake import check, history, maintain, repair, storage
 from spark_tracking.lake import root as roots
 from spark_tracking.lake.background import Background
 from spark_tracking.lake.clock import Clock, milliseconds
-from spark_tracking.lake.columns import among, distinct_points, event_rows, metric_rows
+from spark_tracking.lake.columns import among, distinct_points, metric_rows
 from spark_tracking.lake.faults import all_in_sentences, explained_batches
 from spark_tracking.lake.flush import Flusher
 from spark_tracking.lake.journal import ROLL_BYTES
-from spark_tracking.lake.log import NAMES, Gone, Raced, Table, transaction
+from spark_tracking.lake.log import Gone
+from spark_tracking.lake.names import Names
 from spark_tracking.lake.project import rows as project_rows
 from spark_tracking.lake.record import PackedBlock, Record, encode, last_of_each, pack_block
 from spark_tracking.lake.refresh import Refresher
 from spark_tracking.lake.state import Entity, Event, MetricBlock
-from spark_tracking.lake.tables import BY_KIND, BY_NAME, EVENTS_LOG, METRICS_LOG, STATE, spec_of
+from spark_tracking.lake.tables import BY_KIND, BY_NAME, METRICS_LOG, STATE, spec_of
 from spark_tracking.lake.view import View
 from spark_tracking.uri import LakeUri
 
@@ -276,26 +277,14 @@ class Lake:
     def names_number(self) -> int:
         """How many commits have taken or freed names; everything up to the last of them has been read."""
         with self._lock:
-            self._names.update()
-            number = self._names.transaction(NAMES) or 0
+            number = self._names.number()
             self._poll()
             return number
 
     def try_commit(self, number: int, events: Sequence[Event]) -> bool:
         """Commit events as the one after `number`; False when another process was first."""
         with self._lock:
-            hlc, before = self._clock.tick(), self._names.version()
-            rows = event_rows([(self._journal.own.writer, Record(hlc, 0, last_of_each(events), []))])
-            try:
-                self._names.append(rows, [transaction(NAMES, number + 1)])
-            except Raced:
-                if not self._is_in(self._names, number, hlc):
-                    return False
-            if config.DURABLE.get():
-                self._names.sync_to_disk(before)
-            if self._names.version() % maintain.COMPACT_EVERY == 0:
-                maintain.compact(self._names)
-            return True
+            return self._names.commit(number, events, self._clock.tick(), self._journal.own.writer)
 
     def clock(self) -> int:
         """A stamp that is behind nothing any process has written so far."""
@@ -304,18 +293,8 @@ class Lake:
             return self._clock.tick()
 
     @cached_property
-    def _names(self) -> Table:
-        return Table(self.uri.root, EVENTS_LOG)
-
-    def _is_in(self, log: Table, number: int, hlc: int) -> bool:
-        """Whether the commit that was reported as lost is in after all."""
-        before = log.version()
-        log.update()
-        if (log.transaction(NAMES) or 0) != number + 1:
-            return False
-        rows = log.rows_since(before)
-        mine = pc.and_(pc.equal(rows["hlc"], hlc), pc.equal(rows["writer"], self._journal.own.writer))
-        return bool(pc.any(mine).as_py())
+    def _names(self) -> Names:
+        return Names(self.uri.root)
 
     def _first_experiment(self, artifact_root: str) -> list[Event]:
         """What every MLflow backend has from the start: the experiment 'Default' with the id 0."""

@@ -174,7 +174,11 @@ def before(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, o
     return state(copy)
 
 
-@pytest.mark.parametrize(("table", "target", "damage"), CASES, ids=lambda value: getattr(value, "__name__", value))
+QUICK = {(middle_commit, empty), (middle_commit, remove), (data_file, flip), (Path, remove_folder)}
+MARKED = [pytest.param(*case, marks=() if case[1:] in QUICK and case[0] in (*LOGS, "runs_latest") else pytest.mark.slow) for case in CASES]
+
+
+@pytest.mark.parametrize(("table", "target", "damage"), MARKED, ids=lambda value: getattr(value, "__name__", value))
 def test_damage_is_told_in_sentences_costs_nothing_that_is_held_anywhere_and_is_mended(
     damaged: Path, before: dict[str, object], table: str, target: Callable[[Path], Path], damage: Callable[[Path], None]
 ) -> None:
@@ -210,7 +214,7 @@ def test_damage_is_told_in_sentences_costs_nothing_that_is_held_anywhere_and_is_
 
 
 @pytest.mark.parametrize("table", [*LOGS])
-@pytest.mark.parametrize("part", range(1, 12))
+@pytest.mark.parametrize("part", [2, 5, 8])
 def test_a_byte_that_changed_in_a_file_of_a_log_is_found(damaged: Path, table: str, part: int) -> None:
     path = data_file(damaged / table)
     good = path.read_bytes()

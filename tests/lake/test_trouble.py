@@ -7,19 +7,24 @@ import math
 import multiprocessing
 import os
 import resource
+import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from deltalake import DeltaTable
 
-from spark_tracking.errors import LakeError, LakeFormatError, LakeReadOnly
+from spark_tracking.cli import main
+from spark_tracking.errors import LakeError, LakeFormatError, LakeReadOnly, NoSpace
 from spark_tracking.lake import Event, Lake, MetricBlock
+from spark_tracking.lake import root as roots
 from spark_tracking.lake.derived import DerivedTable
 from spark_tracking.uri import LakeUri
 from tests.lake.making import param, points, run_created, tag, what
@@ -179,6 +184,44 @@ def test_a_full_disk_is_a_clear_error_and_costs_only_the_call_that_failed(lake: 
     assert set(found) == {*(f"k{n}" for n in range(int(stored))), "later0", "later1", "later2"}
     lake.settle()
     assert lake.check().problems == []
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A real file system of a few megabytes."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if os.getuid() or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)], check=False).returncode:
+        pytest.skip("only root can mount a file system of its own here")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_on_a_full_disk_every_call_says_what_to_do_and_that_frees_space(small_disk: Path) -> None:
+    lake = Lake(LakeUri.parse(str(small_disk / "lake")))
+    roots.ensure(lake.uri, create=True)
+    for number in range(20):
+        lake.write(run_created(f"r{number}", note="x" * 300), [points(f"r{number}", "m", *range(20))])
+        lake.settle()
+    lake.compact()  # leaves what went into larger files, until a vacuum
+    before = {run.id: what(run) for run in lake.search("run")}
+    with open(small_disk / "ballast", "wb", buffering=0) as file, suppress(OSError):
+        while file.write(b"x" * 512):
+            pass
+    with pytest.raises(NoSpace, match=f"spark-tracking lake vacuum --keep-hours 0 {lake.uri.root}"):
+        lake.write(run_created("late", note="y" * 9000))
+    for call in (lake.settle, lake.compact):
+        with suppress(NoSpace):  # nothing else; there may be nothing to do
+            call()
+    freed = CliRunner().invoke(main, ["lake", "vacuum", "--keep-hours", "0", lake.uri.root])
+    assert freed.exit_code == 0, freed.output
+    Lake._open.pop(lake.uri.root, None)
+    lake.write(run_created("after"))
+    lake.settle()
+    assert {run.id: what(run) for run in lake.search("run", "run_id NOT IN ('late', 'after')")} == before
+    assert lake.get("run", "after") is not None
+    assert lake.check().problems == []
+    lake.close()
 
 
 # -- contents -----------------------------------------------------------------------------------------------------
