@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Mapping
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Union
 
 from spark_tracking.errors import InvalidInput
-from spark_tracking.scoring.inputs import check_inputs
+from spark_tracking.scoring.inputs import check_inputs, safe_casts
 from spark_tracking.scoring.model import ResolvedModel, resolve
 from spark_tracking.scoring.predict import NULLS, ON_ERROR, Nulls, OnError, Plan, score_batches, score_pandas
 from spark_tracking.scoring.ship import ship
@@ -16,6 +17,9 @@ from spark_tracking.scoring.types import arrow_type, spark_type
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame, SparkSession
     from pyspark.sql.types import DataType
+
+
+_TYPES = ("boolean", "int", "long", "float", "double", "string", "binary", "date", "timestamp", "decimal(10,2)")
 
 
 def score_udf(
@@ -103,6 +107,7 @@ def make_plan(
         params=params and dict(params),
         nulls=nulls,
         on_error=on_error,
+        casts=safe_casts(model),
     )
     if on_error != "report":
         return plan, prediction
@@ -143,7 +148,11 @@ def parse_type(given: DataType | str) -> DataType:
     try:
         return SparkType.fromDDL("boolean" if given == "bool" else given)
     except Exception as error:
-        raise InvalidInput(f"result_type='{given}' is not a Spark type: {str(error).splitlines()[0]}") from error
+        near = "".join(f" Did you mean '{name}'?" for name in get_close_matches(given.lower(), _TYPES, n=1))
+        raise InvalidInput(
+            f"result_type='{given}' is not a Spark type.{near} Types are {', '.join(_TYPES)}, and of these array<double>, "
+            "map<string,double>, or a list of fields: 'label string, score double'."
+        ) from error
 
 
 def spark_function(plan: Plan, returned: DataType) -> Any:
@@ -183,7 +192,7 @@ def _callable(function: Any, model: ResolvedModel, plan: Plan) -> Callable[..., 
             raise InvalidInput("Pass the model's inputs either by position or by name, not both.")
         if 1 < len(columns) < plan.required:  # one may be a struct
             raise InvalidInput(
-                f"The model {model.label} needs {plan.required} columns ({', '.join(plan.names or ())}) but got {len(columns)}.."
+                f"The model {model.label} needs {plan.required} columns ({', '.join(plan.names or ())}) but got {len(columns)}."
             )
         if by_name:
             fields = [functions.col(column) if isinstance(column, str) else column for column in by_name.values()]
