@@ -39,8 +39,9 @@ def score_udf(
     Args:
         spark: the session, classic or Connect.
         model_uri: any model URI of MLflow, or a folder. An alias is resolved here, once; see `.model` of the result.
-        result_type: a Spark type or its text, nested as you like. None: what the signature says; for another `method`
-            `array<double>` if it gives one value per class, else `double`.
+        result_type: a Spark type or its text, nested as you like. None: what the signature says (as in `spark_udf` an array of
+            one value, `[5.6]`, where it was inferred from numpy predictions); for another `method` `array<double>` if it gives
+            one value per class, else `double`.
         method: a method of the logged object, such as `predict_proba`, for models whose pyfunc only predicts.
         params: inference parameters.
         nulls: rows with a null input go to the model (`model`), get a null (`skip`), or fail the job (`error`).
@@ -59,8 +60,9 @@ def score_udf(
         InvalidInput: an argument is not allowed, or this is a Spark ML model, which `score_table` scores.
 
     Example:
-        >>> predict = score_udf(spark, "models:/wine@champion")
-        >>> spark.table("wine").withColumn("quality", predict("alcohol", "acidity"))
+        >>> predict = score_udf(spark, "models:/wine@champion", "double")
+        >>> spark.table("wine").withColumn("quality", predict("alcohol", "acidity")).first().quality
+        5.6
     """
     model = resolve(model_uri)
     if env_manager not in (None, "local"):

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -172,10 +173,8 @@ def test_whatever_breaks_wherever_the_target_holds_all_or_nothing_and_the_next_r
                 kinds = {"partition_by": more.get("partition_by", [])}
                 score_table(spark, regressor, source, str(target), keep=["id", "day"], where="id < 0", strategy="udf", **kinds)
             monkeypatch.setattr(owner, name, broken)
-            try:
+            with suppress(error):
                 score_table(spark, regressor, source, str(target), **job)
-            except error:
-                pass
             monkeypatch.setattr(owner, name, real)
             there = delta_files.newest_version(str(target)) is not None
             assert not there or len(ids(spark, target)) in (0, 200)  # readable: no file of it is missing
@@ -252,9 +251,6 @@ def test_dead_attempts_are_swept_by_either_strategy_and_living_ones_stay(
         assert alive.exists()
         running.claim()
         assert sweep(source) == []
-        raised = pytest.raises(RuntimeError, match="own")
-        with raised:
-            raise RuntimeError("own")
     target = str(tmp_path / "target")
     score_table(spark, regressor, source, target, keep=["id"])
     left = leave(target, "left", {**here, "born": "1"})
@@ -339,7 +335,7 @@ def test_a_full_disk_is_a_sentence_and_leaves_the_target_as_it_was(
     big.write.format("delta").mode("overwrite").option("overwriteSchema", "true").save(source)
     for filled in (False, True):
         if filled:
-            with (small_disk / "filler").open("wb") as file, pytest.raises(OSError):  # noqa: PT011 - no space left
+            with (small_disk / "filler").open("wb") as file, suppress(OSError):
                 while True:
                     file.write(b"x" * 4096)
                     file.flush()
@@ -361,7 +357,7 @@ ODD = ["a#b", "a?b", "a%20b", "a%b", "50%25", "a b", "it's", 'say "x"', "ü😀"
 
 
 @pytest.mark.parametrize("name", ODD)
-def test_paths_of_any_characters_are_scored_or_refused_before_anything_is_written(
+def test_source_and_target_may_have_paths_of_any_characters(
     spark: SparkSession, source: str, regressor: str, tmp_path: Path, name: str
 ) -> None:
     near, target = tmp_path / f"near {name}", tmp_path / name
@@ -369,13 +365,7 @@ def test_paths_of_any_characters_are_scored_or_refused_before_anything_is_writte
     twin = tmp_path / name.replace("%20", " ")
     modes: list[dict[str, Any]] = [{}, {"mode": "overwrite"}, {"mode": "merge", "keys": ["id"]}, {"mode": "append", "where": "id < 0"}]
     for more in modes:
-        try:
-            result = score_table(spark, regressor, str(near), str(target), keep=["id"], **more)
-        except InvalidState as error:
-            assert name in error.message
-            assert not target.exists()
-            return
-        assert result.status == "scored"
+        assert score_table(spark, regressor, str(near), str(target), keep=["id"], **more).status == "scored"
         assert ids(spark, target) == list(range(200))
     assert twin == target or not twin.exists()
     if delta_files.unreadable_path(str(target)):
