@@ -8,6 +8,7 @@ protocol, https://github.com/delta-io/delta/blob/master/PROTOCOL.md.
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from spark_tracking.errors import InvalidState, NotFound
 
 # All overwrites of partitions share this application transaction, so that of two at once one fails instead of both adding rows.
 _OVERWRITE = "spark-tracking.overwrite"
+_MISREAD = re.compile(r"[%#?\[\]\\^|\x00-\x1f]")
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,23 @@ class Changes:
     removed: bool
 
 
+def unreadable_path(uri: str) -> str | None:
+    """Why delta-rs would read another folder than a local path names, or see a table there without its history; None if it would not.
+
+    Example:
+        >>> unreadable_path("/data/50%20off")
+        "there is a '%' in '/data/50%20off', which delta-rs misreads"
+    """
+    found = None if "://" in uri else _MISREAD.search(uri)
+    return f"there is a {found[0]!r} in '{uri}', which delta-rs misreads" if found else None
+
+
+def _table(uri: str, **options: Any) -> DeltaTable:
+    if reason := unreadable_path(uri):
+        raise InvalidState(f"The table '{uri}' cannot be read without Spark: {reason}. Move it to another folder.")
+    return DeltaTable(uri, **options)
+
+
 def snapshot(uri: str, version: int | None = None) -> Snapshot:
     """Read the log of a table.
 
@@ -120,7 +139,7 @@ def snapshot(uri: str, version: int | None = None) -> Snapshot:
         6497
     """
     try:
-        table = DeltaTable(uri, version=version)
+        table = _table(uri, version=version)
     except TableNotFoundError as error:
         raise NotFound(f"There is no Delta table at '{uri}'.") from error
     protocol, metadata, schema = table.protocol(), table.metadata(), table.schema()
@@ -184,7 +203,7 @@ def changes(uri: str, after: int, upto: int) -> Changes:
 def newest_version(uri: str | None) -> int | None:
     """A table's newest version; None if this client cannot read its log."""
     try:
-        return None if uri is None else DeltaTable(uri, without_files=True).version()
+        return None if uri is None else _table(uri, without_files=True).version()
     except Exception:  # a feature, a credential, the network: whoever asks has another way
         return None
 
@@ -192,7 +211,7 @@ def newest_version(uri: str | None) -> int | None:
 def transaction_version(uri: str, app_id: str) -> int | None:
     """The version that an application last committed to a table; None if it never did, or there is no table."""
     try:
-        return DeltaTable(uri).transaction_version(app_id)
+        return _table(uri).transaction_version(app_id)
     except TableNotFoundError:
         return None
 
@@ -206,7 +225,7 @@ def create(uri: str, schema: pa.Schema, partition_by: Sequence[str]) -> None:
     try:
         DeltaTable.create(uri, schema=Schema.from_arrow(schema), partition_by=list(partition_by), mode="ignore")
     except (DeltaError, OSError) as error:
-        raise InvalidState(f"The table '{uri}' cannot be made: {str(error).splitlines()[0]}") from error
+        raise InvalidState(f"The table '{uri}' cannot be made: {_cause(error)}") from error
 
 
 def commit(
@@ -232,7 +251,7 @@ def commit(
     Raises:
         InvalidState: another overwrite came first.
     """
-    table = DeltaTable(at.uri)
+    table = _table(at.uri)
     if app and _has_transaction(table, app):
         return None
     now = int(time.time() * 1000)
@@ -251,16 +270,25 @@ def commit(
             commit_properties=CommitProperties(custom_metadata=dict(metadata), app_transactions=transactions, max_commit_retries=100),
         )
     except CommitFailedError as error:
-        if app and _has_transaction(DeltaTable(at.uri), app):
+        if app and _has_transaction(_table(at.uri), app):
             return None
         raise InvalidState(f"Another job changed the same rows of '{at.uri}' at the same time, and nothing was written: {error}") from error
+    except (DeltaError, OSError) as error:
+        raise InvalidState(
+            f"The commit to '{at.uri}' failed: {_cause(error)}. Run it again; what is in the table stays as it is."
+        ) from error
     return _version_of(at.uri, metadata)
 
 
 def _version_of(uri: str, metadata: Mapping[str, Any]) -> int:
     """The version of the commit with these very metadata; others may have come after it."""
-    commits = DeltaTable(uri).history(100)
-    return int(next((commit["version"] for commit in commits if metadata.items() <= commit.items()), commits[0]["version"]))
+    table = _table(uri)
+    return int(next((commit["version"] for commit in table.history(100) if metadata.items() <= commit.items()), table.version()))
+
+
+def _cause(error: Exception) -> str:
+    """What an error of delta-rs says, in one line and without its source code's place."""
+    return " ".join(str(error).split())[:500].rstrip(".")
 
 
 def _has_transaction(table: DeltaTable, app: tuple[str, int]) -> bool:
@@ -296,6 +324,6 @@ def history(uri: str, limit: int | None = None) -> list[dict[str, Any]]:
         NotFound: there is no table.
     """
     try:
-        return DeltaTable(uri).history(limit)
+        return _table(uri).history(limit)
     except TableNotFoundError as error:
         raise NotFound(f"There is no Delta table at '{uri}'.") from error

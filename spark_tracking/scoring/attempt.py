@@ -1,23 +1,24 @@
 """One attempt's folder in the target, and the sweeping of those that died.
 
 While an attempt runs, `<target>/_spark_tracking/<token>.json` says so (Delta ignores names that begin with `_`). Its files
-are in `<target>/score-<token>/`. Whoever comes next finds the notes of dead attempts, and deletes the files of those that
-never committed. An attempt looks for its own note right before it commits, so that nobody commits files that were swept.
+are in `<target>/score-<token>/`. Right before it commits it renames the note to `<token>.committing`; who sweeps renames it to
+`<token>.swept`. Of the two renames one succeeds, so nobody commits files that were swept, and nobody sweeps what is being committed.
+From then on its files are deleted only where the table's log proves that they are not in it; "don't know" keeps them.
 """
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import json
 import os
-import socket
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
-from pyarrow.fs import FileSelector, FileSystem, FileType
+from pyarrow.fs import FileInfo, FileSelector, FileSystem, FileType
 
 from spark_tracking.errors import InvalidState
 from spark_tracking.lake import delta_files
@@ -26,74 +27,134 @@ from spark_tracking.scoring.file_worker import root
 
 _NOTES = "_spark_tracking"
 _BEAT_SECONDS = 20.0
-_DEAD_SECONDS = 900.0  # without a sign of life, on another machine
+_DEAD_SECONDS = 900.0  # without a sign of life, where nothing can ask for the process itself
+_FORGOTTEN_SECONDS = 7 * 86_400.0  # after which a swept attempt that never came back is not waited for
 
 
-@dataclass(frozen=True)
+@dataclass
 class Attempt:
     """A running attempt.
 
     Attributes:
         target: the target's root, as Spark names it.
         token: the attempt's name.
+        version: the target's version when it began; 0 where it did not exist.
+        committing: whether its commit may have landed.
     """
 
     target: str
     token: str
+    version: int
+    committing: bool = False
+    _files: FileSystem = field(init=False, repr=False)
+    _base: str = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._files, self._base = root(self.target)
 
     @property
     def folder(self) -> str:
         """Where the attempt's files go, relative to the root."""
         return f"score-{self.token}"
 
-    def check_alive(self) -> None:
-        """Raise if somebody took this attempt for dead and swept its files."""
-        files, base = root(self.target)
-        if files.get_file_info(_note(base, self.token)).type == FileType.NotFound:
-            raise InvalidState(f"This job gave no sign of life for {_DEAD_SECONDS:.0f} s, so another one removed its files. Run it again.")
+    def claim(self) -> None:
+        """Take the right to commit; from here on nobody sweeps this attempt while its process lives.
+
+        Raises:
+            InvalidState: somebody took it for dead and swept its files.
+        """
+        try:
+            self._files.move(self._note("json"), self._note("committing"))
+        except OSError as error:
+            raise self._swept() from error
+        if _there(self._files, self._note("swept")):  # where a rename is a copy, the beat may have written a swept note anew
+            raise self._swept()
+        self.committing = True
+
+    def _swept(self) -> InvalidState:
+        return InvalidState(
+            f"This job gave no sign of life for {_DEAD_SECONDS:.0f} s, so another one removed its files from '{self.target}'; nothing was "
+            "written. Run it again."
+        )
 
     def drop_all_but(self, committed: Iterable[str]) -> None:
         """Delete the attempt's files except those committed: the rest of task attempts that failed or came second."""
-        _drop(*root(self.target), self.folder, frozenset(committed))
+        _drop(self._files, self._base, self.folder, frozenset(committed))
+
+    def settle(self) -> None:
+        """After a failure: delete the files, unless they are in the table or may get there yet; the note then stays for a later sweep."""
+        landed = committed(self.target, self.token, self.version) if self.committing else False
+        # A request that this process gave up may still be on its way to an object store; to a folder nothing is on its way.
+        if landed is None or (self.committing and not landed and self._files.type_name != "local"):
+            _write(self._files, self._note("committing"), {"version": self.version})  # of no process: its age will tell
+            return
+        if not landed:
+            self.drop_all_but(())
+        self.forget()
+
+    def forget(self) -> None:
+        """Remove what says that the attempt runs, or was swept."""
+        for kind in ("json", "committing", "swept"):
+            if _there(self._files, self._note(kind)):
+                self._files.delete_file(self._note(kind))
+
+    def begin(self) -> None:
+        """Write the note."""
+        _write(self._files, self._note("json"), {**_place(), "version": self.version})
+
+    def beat(self) -> None:
+        """Give a sign of life, without making a note that somebody swept anew."""
+        note = self._note("committing" if self.committing else "json")
+        if self._files.type_name == "local":
+            os.utime(note)
+        elif _there(self._files, note):
+            _write(self._files, note, {**_place(), "version": self.version})
+
+    def _note(self, kind: str) -> str:
+        return f"{self._base}/{_NOTES}/{self.token}.{kind}"
 
 
 @contextmanager
 def attempt(target: str, token: str, version: int) -> Iterator[Attempt]:
-    """Note that an attempt runs, and sweep up after dead ones; at the end, in failure, delete this one's files.
+    """Note that an attempt runs, and sweep up after dead ones; in failure, delete this one's files if they are certainly not committed.
 
     Args:
         target: the target's root.
         token: the attempt's name.
         version: the target's version now; 0 where it does not exist yet.
+
+    Raises:
+        InvalidState: the target cannot be written.
     """
     files, base = root(target)
-    sweep(target)
+    running = Attempt(target, token, version)
     try:
+        sweep(target)  # first: what a dead attempt left may be what fills the disk
         files.create_dir(f"{base}/{_NOTES}", recursive=True)
+        running.begin()
     except OSError as error:
         raise InvalidState(f"The target '{target}' cannot be written: {error}") from error
     stop = threading.Event()
-    note = {"host": socket.gethostname(), "pid": os.getpid(), "born": _birth(os.getpid()), "version": version}
 
     def beat() -> None:
         while not stop.wait(_BEAT_SECONDS):
-            if files.get_file_info(_note(base, token)).type != FileType.NotFound:
-                _write(files, _note(base, token), note)
+            with contextlib.suppress(OSError):
+                running.beat()
 
-    _write(files, _note(base, token), note)
     thread = threading.Thread(target=beat, name=f"score-{token}", daemon=True)
     thread.start()
-    running = Attempt(target, token)
     try:
         yield running
     except BaseException:
-        running.drop_all_but(())
-        raise
-    finally:
         stop.set()
         thread.join()
-        if files.get_file_info(_note(base, token)).type != FileType.NotFound:
-            files.delete_file(_note(base, token))
+        with contextlib.suppress(OSError):  # what cannot be cleaned up now goes with the next job; the failure is what to tell
+            running.settle()
+        raise
+    stop.set()
+    thread.join()
+    with contextlib.suppress(OSError):
+        running.forget()
 
 
 def sweep(target: str) -> list[str]:
@@ -105,54 +166,95 @@ def sweep(target: str) -> list[str]:
     files, base = root(target)
     swept = []
     for info in files.get_file_info(FileSelector(f"{base}/{_NOTES}", allow_not_found=True)):
-        if info.extension != "json":
+        token, kind = os.path.splitext(info.base_name)
+        if kind == ".swept" and _age(info) > _FORGOTTEN_SECONDS:
+            files.delete_file(info.path)
+        if kind not in (".json", ".committing"):
             continue
-        with files.open_input_stream(info.path) as stream:
-            text = stream.read()
-        token = info.base_name.removesuffix(".json")
-        note: dict[str, Any] = json.loads(text) if text else {"host": "", "pid": 0, "born": None, "version": 0}
-        if not _is_dead(note, info.mtime):
+        note = _read(files, info.path)
+        state = _state(note, info)
+        if state == "lives":
             continue
-        files.delete_file(info.path)  # first: from here on the attempt, if it lives after all, will not commit
-        if not _committed(target, token, note["version"]):
+        mark = f"{base}/{_NOTES}/{token}.swept"
+        try:
+            files.move(info.path, mark)  # first: from here on the attempt, if it lives after all, will not commit
+        except OSError:  # another one sweeps it, or it lives and commits
+            continue
+        landed = committed(target, token, int(note.get("version") or 0))
+        if landed is False:
             _drop(files, base, f"score-{token}", frozenset())
             swept.append(token)
+        if landed or state == "gone":
+            files.delete_file(mark)
     return swept
 
 
-def _committed(target: str, token: str, since: int) -> bool:
+def committed(target: str, token: str, since: int) -> bool | None:
+    """Whether an attempt's commit is in the table; None where the log does not tell.
+
+    Args:
+        target: the table's root.
+        token: the attempt's name.
+        since: a version that is older than its commit.
+    """
     files, base = root(target)
-    if files.get_file_info(f"{base}/_delta_log").type == FileType.NotFound:
-        return False  # it died before it made the table; a log that only cannot be read now is an error below
-    newest = delta_files.history(target, 1)[0]["version"]
-    commits = delta_files.history(target, max(1, newest - since + 1))
-    return any((scoring_facts(commit.get("userMetadata")) or {}).get("token") == token for commit in commits)
+    try:
+        if not _there(files, f"{base}/_delta_log"):
+            return False  # it died before it made the table
+        now = delta_files.snapshot(target)
+        if any(file.path.startswith(f"score-{token}/") for file in now.files):
+            return True
+        commits = delta_files.history(target, max(1, now.version - since + 1))
+    except Exception:  # whatever keeps this client from the log
+        return None
+    if any((scoring_facts(commit.get("userMetadata")) or {}).get("token") == token for commit in commits):
+        return True
+    return False if {commit["version"] for commit in commits} >= set(range(since + 1, now.version + 1)) else None
 
 
-def _is_dead(note: dict[str, Any], seen: dt.datetime) -> bool:
-    if note["host"] == socket.gethostname():
-        return _birth(note["pid"]) is None or _birth(note["pid"]) != note["born"]
-    return (dt.datetime.now(dt.timezone.utc) - seen).total_seconds() > _DEAD_SECONDS
+def _state(note: dict[str, Any], info: FileInfo) -> Literal["lives", "gone", "silent"]:
+    """Asked of the process where this one can see it: same boot, same process namespace. Else the signs of life tell."""
+    here = _place()
+    if here["boot"] and note.get("boot") == here["boot"] and note.get("namespace") == here["namespace"]:
+        return "lives" if _birth(str(note.get("pid"))) == note.get("born") else "gone"
+    return "silent" if _age(info) > _DEAD_SECONDS else "lives"
 
 
-def _birth(pid: int) -> str | None:
-    """When a process of this machine started, so that its number used again is not taken for it; None if it is gone."""
+def _age(info: FileInfo) -> float:
+    return float((dt.datetime.now(dt.timezone.utc) - info.mtime).total_seconds())
+
+
+def _place() -> dict[str, Any]:
+    """This process, and which others can see it: those that look through the same `/proc`."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id") as boot:
+            namespace = f"{os.readlink('/proc/self/ns/pid')} {os.stat('/proc').st_dev}"
+            return {"boot": boot.read().strip(), "namespace": namespace, "pid": os.readlink("/proc/self"), "born": _birth("self")}
+    except OSError:  # no Linux
+        return {"boot": None}
+
+
+def _birth(pid: str) -> str | None:
+    """When a process started, so that its number used again is not taken for it; None if it is gone."""
     try:
         with open(f"/proc/{pid}/stat") as stat:
             return stat.read().rpartition(")")[2].split()[19]
-    except FileNotFoundError:
-        pass
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+    except OSError:
         return None
-    except PermissionError:
-        return "alive"
-    return None if os.path.isdir("/proc/self") else "alive"
 
 
-def _note(base: str, token: str) -> str:
-    return f"{base}/{_NOTES}/{token}.json"
+def _there(files: FileSystem, path: str) -> bool:
+    return bool(files.get_file_info(path).type != FileType.NotFound)
+
+
+def _read(files: FileSystem, path: str) -> dict[str, Any]:
+    """A note; an empty one where it is torn, or was swept at this moment: then its age alone tells."""
+    try:
+        with files.open_input_stream(path) as stream:
+            note = json.loads(stream.read())
+    except (OSError, ValueError):
+        return {}
+    return note if isinstance(note, dict) and isinstance(note.get("version"), int) else {}
 
 
 def _write(files: FileSystem, path: str, note: dict[str, Any]) -> None:

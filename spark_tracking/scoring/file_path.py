@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, cast
@@ -61,8 +62,9 @@ def examine(spark: SparkSession, work: Work) -> FileWork | str:
     if reason := checks.unsuitable(work):
         return reason
     assert work.source.place is not None
-    if "%" in f"{work.source.place.location}{work.target.path}":
-        return "there is a '%' in a path, which delta-rs reads as an escape"
+    for path in (work.source.place.location, work.target.path):
+        if path and (reason := delta_files.unreadable_path(path)):
+            return reason
     source = _look(work.source.place.location, work.source.version)
     target = _look(work.target.location) if work.target.exists else None
     for found in (source, target):
@@ -154,7 +156,7 @@ def run(spark: SparkSession, work: Work, found: FileWork, *, show: bool | None) 
     """
     with attempt(found.location, work.token, found.target.version if found.target else 0) as running:
         written = _score(spark, work, found, running.folder, show)
-        running.check_alive()
+        running.claim()
         if found.target is None:  # only now, so that a job that fails leaves no empty table
             delta_files.create(found.location, found.output, found.partition_by)
         at = delta_files.snapshot(found.location)
@@ -169,7 +171,8 @@ def run(spark: SparkSession, work: Work, found: FileWork, *, show: bool | None) 
             metadata={"userMetadata": work.user_metadata("files", rows=rows, failed=failed)},
             app=(work.app_id, work.app_version) if work.app_id else None,
         )
-        running.drop_all_but([file.path for file in new] if version is not None else ())
+        with suppress(OSError):  # the work is done; what cannot be deleted is VACUUM's
+            running.drop_all_but([file.path for file in new] if version is not None else ())
     return {"version": version, "rows": rows, "failed": failed}
 
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import shutil
 import uuid
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -21,6 +25,7 @@ from spark_tracking.scoring.predict import Plan, Predictor
 _BATCH_BYTES = 16 << 20  # of input, per call of the model
 _BATCH_ROWS = 128 * 1024
 _GROUP_BYTES = 64 << 20  # of output, per Parquet row group
+_NO_ROOM = 64 << 10  # with less left on a disk, a write failed for that
 
 
 @dataclass(frozen=True)
@@ -119,9 +124,24 @@ def run_tasks(plan: FilePlan, tasks: list[tuple[Piece, ...]], batches: Iterator[
     """The body of the Spark job: each row of `batches` is the number of a task; the answer is a row per file written."""
     for batch in batches:
         for number in batch.column(0).to_pylist():
-            written = [asdict(file) for file in run_task(plan, tasks[number])]
+            with _writing(plan.target):
+                written = [asdict(file) for file in run_task(plan, tasks[number])]
             yield from pa.Table.from_pylist(written, schema=WRITTEN).to_batches()
     pyworker.settle()
+
+
+@contextmanager
+def _writing(target: str) -> Iterator[None]:
+    """What keeps a worker from reading or writing files, in a sentence."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        why = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else " ".join(str(error).split())[:500]
+        if isinstance(error, RuntimeError) and "file metadata" not in why:  # which is what pyarrow says of a file that it could not end
+            raise
+        if "://" not in target and shutil.disk_usage(target).free < _NO_ROOM:
+            why = os.strerror(errno.ENOSPC)
+        raise InvalidState(f"Scoring into '{target}' failed: {why}. Nothing was committed. Mend the cause and run it again.") from error
 
 
 def run_task(plan: FilePlan, pieces: tuple[Piece, ...]) -> list[Written]:

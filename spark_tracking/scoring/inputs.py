@@ -48,8 +48,22 @@ def check_inputs(model: ResolvedModel, columns: StructType) -> None:
     if problems:
         raise InvalidInput(
             f"The table does not suit the model {model.label}: {'; '.join(problems)}. "
-            "Rename or cast these columns, or score a DataFrame that has them."
+            "Rename or cast them, as in score_table(..., source=df.withColumn('x', df.x.cast('double')))."
         )
+
+
+def safe_casts(model: ResolvedModel) -> dict[str, str]:
+    """Inputs that whole numbers are cast to without loss, which MLflow alone refuses, as input name -> Arrow type.
+
+    A double holds each whole number up to 2^53, a float up to 2^24; a greater one is an error of the job, never rounded.
+    """
+    from mlflow.types.schema import DataType as MlflowType
+
+    if model.inputs is None or not model.inputs.has_input_names():
+        return {}
+    floats: dict[Any, str] = {MlflowType.double: "float64", MlflowType.float: "float32"}
+    kinds = {str(spec.name): spec.type for spec in model.inputs.inputs}
+    return {name: floats[kind] for name, kind in kinds.items() if isinstance(kind, MlflowType) and kind in floats}
 
 
 def input_names(model: ResolvedModel, columns: StructType) -> list[str]:
@@ -72,10 +86,15 @@ def _wants(spec: Any) -> str:
 def _suits(spec: Any, kind: DataType) -> bool:
     from mlflow.models import validate_schema
     from mlflow.types import Schema, TensorSpec
-    from pyspark.sql.types import ArrayType, NumericType, StringType
+    from mlflow.types.schema import DataType as MlflowType
+    from pyspark.sql.types import ArrayType, ByteType, IntegralType, NumericType, ShortType, StringType
 
     if isinstance(spec, TensorSpec):
         return isinstance(kind, (ArrayType, NumericType, StringType))
+    if isinstance(kind, IntegralType) and spec.type == MlflowType.double:
+        return True  # by `safe_casts`
+    if isinstance(kind, (ByteType, ShortType)) and spec.type == MlflowType.float:
+        return True
     try:
         validate_schema(pd.DataFrame({spec.name: _column(kind)}), Schema([spec]))
     except MlflowException:
@@ -121,4 +140,4 @@ def _value(kind: DataType) -> Any:
         t.TimestampNTZType: pd.Timestamp("2024-01-02 03:04:05"),
         t.DecimalType: Decimal("1.5"),
     }
-    return simple.get(type(kind), 1)
+    return simple.get(type(kind), 2)  # MLflow lets a 1 pass as anything

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any, Literal
 
 import pandas as pd
@@ -39,6 +41,7 @@ class Plan:
         params: inference parameters.
         nulls: `model`: hand them over; `skip`: such a row's prediction is null; `error`.
         on_error: `fail`: the job fails; `null`: the row's prediction is null; `report`: the error becomes data.
+        casts: Arrow types of inputs that whole numbers are cast to, where that loses nothing.
     """
 
     copy: ModelCopy
@@ -50,6 +53,7 @@ class Plan:
     params: Mapping[str, Any] | None = None
     nulls: Nulls = "model"
     on_error: OnError = "fail"
+    casts: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def output(self) -> pa.DataType:
@@ -114,22 +118,21 @@ class Predictor:
             raise
         except Exception as error:
             if self.plan.on_error == "fail":
-                if isinstance(error, InvalidInput):  # ours, of the result type or the method
+                if isinstance(error, (InvalidInput, InvalidState)):  # ours, of the result type, the method or a cast
                     raise
                 raise InvalidState(
-                    f"The model {self.plan.copy.label} failed on a batch of {table.num_rows} rows: {type(error).__name__}: "
-                    f"{' '.join(str(error).split())[:1000]}. "
+                    f"The model {self.plan.copy.label} failed on a batch of {table.num_rows} rows: {words(error)}. "
                     "Pass on_error='null' or 'report' to keep the other rows."
                 ) from error
             if table.num_rows == 1:
-                return pa.nulls(1, self.plan.result), pa.array([f"{type(error).__name__}: {error}"], pa.string())
+                return pa.nulls(1, self.plan.result), pa.array([words(error)], pa.string())
         half = table.num_rows // 2
         halves = [self._pieces(table.slice(0, half)), self._pieces(table.slice(half))]
         return pa.concat_arrays([values for values, _ in halves]), pa.concat_arrays([errors for _, errors in halves])
 
     def _predict(self, model: Any, table: pa.Table) -> pa.Array:
         plan = self.plan
-        frame = to_frame(table)
+        frame = to_frame(cast_safely(table, plan.casts))
         if plan.method == "predict":
             result = model.predict(frame, params=dict(plan.params)) if plan.params else model.predict(frame)
         else:
@@ -150,9 +153,42 @@ def native_method(model: Any, plan: Plan) -> Any:
     except (NotImplementedError, AttributeError):
         native = model.unwrap_python_model()
     method = getattr(native, plan.method, None)
-    if method is None:
-        raise InvalidInput(f"The model {plan.copy.label} ({type(native).__name__}) has no method '{plan.method}'.")
+    if not callable(method):
+        there = [name for name in dir(native) if not name.startswith("_") and callable(getattr(type(native), name, None))]
+        near = get_close_matches(plan.method, there, n=3) or [
+            name for name in there if name.startswith(("predict", "decision", "transform"))
+        ]
+        raise InvalidInput(
+            f"The model {plan.copy.label} ({type(native).__name__}) has no method '{plan.method}'. It has: {', '.join(near or there[:20])}."
+        )
     return method
+
+
+def cast_safely(table: pa.Table, casts: Mapping[str, str]) -> pa.Table:
+    """Whole numbers as the floats that the model wants, exactly.
+
+    Raises:
+        InvalidState: a number has no exact float; the column is named.
+    """
+    for place, column in enumerate(table.schema):
+        if column.name in casts and pa.types.is_integer(column.type):
+            wanted = pa.type_for_alias(casts[column.name])
+            try:
+                table = table.set_column(place, column.name, table.column(place).cast(wanted))
+            except pa.ArrowInvalid:  # its words hold the number
+                raise InvalidState(
+                    f"The column '{column.name}' ({column.type}) has whole numbers that the model's {wanted} does not hold exactly. Cast "
+                    "it in the source if rounding is right, or log the model with a signature that says long."
+                ) from None
+    return table
+
+
+def words(error: Exception) -> str:
+    """What a model's error says, in one line; of MLflow's refusal of a table without the rows that it quotes."""
+    text = " ".join(str(error).split())
+    if text.startswith("Failed to enforce schema of data"):
+        text = text.rpartition("Error: ")[2]
+    return f"{type(error).__name__}: {text[:1000].rstrip('.')}"
 
 
 def to_frame(table: pa.Table) -> pd.DataFrame:

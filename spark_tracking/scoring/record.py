@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from spark_tracking.scoring.result import ScoreResult
+    from spark_tracking.scoring.source import Place
     from spark_tracking.scoring.work import Work
 
 
@@ -39,5 +40,17 @@ def _log_source(work: Work) -> None:
 
     place, version = work.source.place, work.source.version
     if place is not None and version is not None:
-        where = {"path": place.text} if place.is_path else {"table_name": place.text}
-        mlflow.log_input(load_delta(**where, version=str(version)), context="scoring")
+        mlflow.log_input(load_delta(**_source(work, place), version=str(version)), context="scoring")
+
+
+def _source(work: Work, place: Place) -> dict[str, str]:
+    """As MLflow takes it, which asks Databricks for the id of any table whose catalog is not named as Spark's own."""
+    from mlflow.utils.databricks_utils import is_in_databricks_runtime
+
+    if place.is_path:
+        return {"path": place.path}
+    catalog = work.source.df.sparkSession.catalog
+    if is_in_databricks_runtime() or "`" in place.text or place.text.count(".") > 1 or catalog.currentCatalog() != "spark_catalog":
+        return {"table_name": place.text}
+    name = place.text if "." in place.text else f"{catalog.currentDatabase()}.{place.text}"
+    return {"table_name": f"spark_catalog.{name}"}

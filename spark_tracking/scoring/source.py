@@ -176,7 +176,8 @@ def find_source(spark: SparkSession, source: str | DataFrame, version: int | Non
     place = find_place(spark, source)
     if not place.exists:
         hint = f"A path needs a slash: './{source}'." if Path(source).exists() else "Give a path, or a name that the catalog knows."
-        raise NotFound(f"There is no table or Parquet folder '{source}'. {hint}")
+        where = f" (that is '{place.location}')" if place.location not in (None, source) else ""
+        raise NotFound(f"There is no table or Parquet folder '{source}'{where}. {hint}")
     if place.format != "delta":
         df = spark.read.parquet(place.path) if place.is_path else spark.table(place.text)
         return _unversioned(Source(df, source, place), version, timestamp)

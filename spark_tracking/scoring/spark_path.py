@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, cast
 
 from spark_tracking.errors import InvalidInput, InvalidState
 from spark_tracking.scoring import incremental
+from spark_tracking.scoring.attempt import sweep
 from spark_tracking.scoring.checks import unusual_name
 from spark_tracking.scoring.progress import progress
+from spark_tracking.scoring.ship import is_connect
 from spark_tracking.scoring.source import quoted
 from spark_tracking.scoring.udf import spark_function
 
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
     from pyspark.sql.types import DataType, StructType
 
     from spark_tracking.scoring.work import Work
+
+_CONFLICT = re.compile(r"DELTA_(CONCURRENT|METADATA_CHANGED|PROTOCOL_CHANGED)|Concurrent\w*Exception")
+_MERGES = 10  # tries, each on what others committed meanwhile; the scores are kept
 
 
 def prediction_type(work: Work) -> DataType:
@@ -81,25 +86,30 @@ def write(spark: SparkSession, work: Work, scored: DataFrame, *, show: bool | No
         InvalidInput: the target lacks columns.
         InvalidState: another job changed the same rows.
     """
-    from pyspark.sql import Observation
-    from pyspark.sql import functions as f
-
     _check_target(spark, work, scored.schema)
-    seen = Observation()
-    failed = f.col(quoted(work.error_column)).isNotNull() if work.reports else f.lit(False)
-    counted = scored.observe(seen, f.count(f.lit(1)).alias("rows"), f.count_if(failed).alias("failed"))
+    if work.target.location:
+        with suppress(Exception):  # housekeeping: where it cannot be reached, the next job may do it
+            sweep(work.target.location)
     try:
         with progress(spark, f"scoring {work.source.label}", rows=None, show=show):
-            (_merge if work.mode == "merge" and work.target.exists else _write)(spark, work, counted)
+            counts = (_merge if work.mode == "merge" else _write)(spark, work, scored)
     except Exception as error:
         clearer = _clearer(spark, work, scored.schema, error)
         if clearer is error:
             raise
         if clearer is not None:
             raise clearer from error
+        counts = None
     version = incremental.committed_version(spark, work)
     # What had been done before Delta leaves out without reading it: its counts would never come.
-    return {"version": None, "rows": 0, "failed": 0} if version is None else {**seen.get, "version": version}
+    return {"version": None, "rows": 0, "failed": 0} if version is None or counts is None else {**counts(), "version": version}
+
+
+def _counts(work: Work) -> tuple[Any, Any]:
+    from pyspark.sql import functions as f
+
+    failed = f.col(quoted(work.error_column)).isNotNull() if work.reports else f.lit(False)
+    return f.count(f.lit(1)).alias("rows"), f.count_if(failed).alias("failed")
 
 
 def _clearer(spark: SparkSession, work: Work, written: StructType, error: Exception) -> Exception | None:
@@ -116,7 +126,7 @@ def _clearer(spark: SparkSession, work: Work, written: StructType, error: Except
             f"The target '{work.target.text}' has columns of other types: {there}. To be written are: {written.simpleString()}. "
             "Set result_type=, or use mode='overwrite'."
         )
-    if not re.search(r"DELTA_(CONCURRENT|METADATA_CHANGED|PROTOCOL_CHANGED)|Concurrent\w*Exception", text):
+    if not _CONFLICT.search(text):
         return error
     if incremental.is_done(work):
         return None
@@ -136,9 +146,13 @@ def _check_target(spark: SparkSession, work: Work, written: StructType) -> None:
         )
 
 
-def _write(spark: SparkSession, work: Work, scored: DataFrame) -> None:
+def _write(spark: SparkSession, work: Work, scored: DataFrame) -> Callable[[], dict[str, int]]:
+    from pyspark.sql import Observation
+
+    seen = Observation()
+    scored = scored.observe(seen, *_counts(work))
     writer = scored.write.format("delta").option("userMetadata", work.user_metadata("udf"))
-    writer = writer.mode("append" if work.mode in ("append", "merge") else "overwrite")
+    writer = writer.mode("append" if work.mode == "append" else "overwrite")
     if work.mode == "overwrite":
         writer = writer.option("overwriteSchema", "true")
     if work.mode == "overwrite_partitions":
@@ -149,11 +163,17 @@ def _write(spark: SparkSession, work: Work, scored: DataFrame) -> None:
         writer = _new(writer, work, scored.schema)
     if work.target.is_path:
         writer.save(work.target.path)
-        return
-    if not work.target.exists:  # first the table, then its rows: a table made by its first write loses the count of rows
-        empty = spark.createDataFrame([], scored.schema).write.format("delta").mode("ignore")
-        _new(empty, work, scored.schema).saveAsTable(work.target.text)
-    writer.saveAsTable(work.target.text)
+    else:
+        if not work.target.exists:  # first the table, then its rows: a table made by its first write loses the count of rows
+            _make(spark, work, scored.schema)
+        writer.saveAsTable(work.target.text)
+    return lambda: seen.get
+
+
+def _make(spark: SparkSession, work: Work, schema: StructType) -> None:
+    """An empty target; if another job has made it meanwhile, nothing happens."""
+    empty = _new(spark.createDataFrame([], schema).write.format("delta").mode("ignore"), work, schema)
+    empty.save(work.target.path) if work.target.is_path else empty.saveAsTable(work.target.text)
 
 
 def _new(writer: DataFrameWriter, work: Work, schema: StructType) -> DataFrameWriter:
@@ -163,35 +183,60 @@ def _new(writer: DataFrameWriter, work: Work, schema: StructType) -> DataFrameWr
     return writer.partitionBy(*work.partition_by) if work.partition_by else writer
 
 
-def _merge(spark: SparkSession, work: Work, scored: DataFrame) -> None:
-    """By SQL, since delta-spark's own call needs a plug-in in Spark Connect."""
+def _merge(spark: SparkSession, work: Work, scored: DataFrame) -> Callable[[], dict[str, int]]:
+    """By SQL, since delta-spark's own call needs a plug-in in Spark Connect.
+
+    MERGE takes no options: what its commit says goes through the settings of a session of its own, which nobody else writes with.
+    """
     scored.persist()  # MERGE reads its source twice, once to find the matches: score once, keep the answer
     view = f"spark_tracking_{work.token}"
     same = " AND ".join(f"target.{quoted(key)} <=> source.{quoted(key)}" for key in work.keys)
-    scored.createOrReplaceTempView(view)
     try:
-        with _commit_settings(spark, work):
-            spark.sql(
-                f"MERGE INTO {work.target.sql} AS target USING {view} AS source ON {same} "
-                "WHEN MATCHED THEN UPDATE SET * WHEN NOT MATCHED THEN INSERT *"
-            )
+        counts = scored.agg(*_counts(work)).collect()[0].asDict()
+        if not work.target.exists:  # only now, so that a job that fails leaves no empty table
+            _make(spark, work, scored.schema)
+        scored.createOrReplaceTempView(view)
+        with beside(spark) as own:
+            own.conf.set("spark.databricks.delta.commitInfo.userMetadata", work.user_metadata("udf"))
+            if work.app_id:
+                own.conf.set("spark.databricks.delta.write.txnAppId", work.app_id)
+                own.conf.set("spark.databricks.delta.write.txnVersion", str(work.app_version))
+            merge = f"MERGE INTO {work.target.sql} AS target USING {view} AS source ON {same} "
+            for last in [*[False] * (_MERGES - 1), True]:
+                try:
+                    own.sql(merge + "WHEN MATCHED THEN UPDATE SET * WHEN NOT MATCHED THEN INSERT *").collect()
+                    break
+                except Exception as error:
+                    if last or not _CONFLICT.search(f"{type(error).__name__} {error}") or incremental.is_done(work):
+                        raise
     finally:
         spark.catalog.dropTempView(view)
         scored.unpersist()
+    return lambda: counts
 
 
 @contextmanager
-def _commit_settings(spark: SparkSession, work: Work) -> Iterator[None]:
-    """MERGE takes no options, so what its commit says goes through the session's settings."""
-    settings = {"spark.databricks.delta.commitInfo.userMetadata": work.user_metadata("udf")}
-    if work.app_id:
-        settings["spark.databricks.delta.write.txnAppId"] = work.app_id
-        settings["spark.databricks.delta.write.txnVersion"] = str(work.app_version)
-    before = {name: spark.conf.get(name, None) for name in settings}
-    for name, value in settings.items():
-        spark.conf.set(name, value)
+def beside(spark: SparkSession) -> Iterator[SparkSession]:
+    """A session with all that this one has now (settings, views, functions, files), whose own settings reach no one else.
+
+    Raises:
+        InvalidState: this Spark cannot make one.
+    """
+    from pyspark.sql import SparkSession as Classic
+
+    if not is_connect(spark):
+        yield Classic(spark.sparkContext, spark._jsparkSession.cloneSession())
+        return
     try:
-        yield
+        own: Any = cast(Any, spark).cloneSession()  # of Connect's class alone
+    except Exception as error:  # Spark before 4.1 has none; a server may refuse
+        raise InvalidState(
+            "mode='merge' needs a session of its own, which Spark Connect has from 4.1 on. Use a newer Spark, a classic session, or "
+            "mode='append' or 'overwrite'."
+        ) from error
+    try:
+        yield own
     finally:
-        for name, old in before.items():
-            spark.conf.unset(name) if old is None else spark.conf.set(name, old)
+        with suppress(Exception):  # it ends by itself, too
+            own.client.release_session()
+            own.client.close()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import re
 import time
 import uuid
 from collections.abc import Mapping, Sequence
@@ -11,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from spark_tracking import errors
 from spark_tracking.errors import InvalidInput, InvalidState
 from spark_tracking.scoring import file_path, incremental, spark_path
 from spark_tracking.scoring.inputs import check_inputs, input_names
@@ -20,14 +18,13 @@ from spark_tracking.scoring.predict import Nulls, OnError
 from spark_tracking.scoring.record import record_run
 from spark_tracking.scoring.result import ScoreResult
 from spark_tracking.scoring.source import Place, Source, find_place, find_source, one_line
+from spark_tracking.scoring.spark_errors import clearer, require_delta
 from spark_tracking.scoring.udf import make_plan, parse_type, refuse
 from spark_tracking.scoring.work import MODES, STRATEGIES, Mode, Strategy, Work, output_schema
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
     from pyspark.sql.types import DataType
-
-_SAID = re.compile(r"^\s*spark_tracking\.[\w.]+\.(?P<kind>\w+): (?P<words>.+)$", re.MULTILINE)
 
 
 def score_table(
@@ -102,6 +99,7 @@ def score_table(
     began = time.monotonic()
     keys, partition_by = _names(keys), _names(partition_by)
     _check(mode, strategy, keys, since)
+    require_delta(spark)
     model = resolve(model_uri)
     found = find_source(spark, source, version, timestamp)
     check_inputs(model, found.df.schema)
@@ -137,18 +135,11 @@ def score_table(
     try:
         result = _nothing_new(work) if pending is None else _run(spark, pending, strategy, show_progress)
     except Exception as error:
-        if said := _workers_words(error):
+        if said := clearer(error, target):
             raise said from error
         raise
     result = replace(result, seconds=time.monotonic() - began)
     return record_run(result, work) if track else result
-
-
-def _workers_words(error: Exception) -> Exception | None:
-    """What our code in a worker said, out of the pages that Spark makes of it."""
-    if isinstance(error, errors.SparkTrackingError) or not (said := _SAID.search(str(error))):
-        return None
-    return getattr(errors, said["kind"], InvalidState)(said["words"])
 
 
 def _run(spark: SparkSession, work: Work, strategy: Strategy, show: bool | None) -> ScoreResult:

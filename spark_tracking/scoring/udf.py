@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Mapping
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Union
 
 from spark_tracking.errors import InvalidInput
-from spark_tracking.scoring.inputs import check_inputs
+from spark_tracking.scoring.inputs import check_inputs, safe_casts
 from spark_tracking.scoring.model import ResolvedModel, resolve
 from spark_tracking.scoring.predict import NULLS, ON_ERROR, Nulls, OnError, Plan, score_batches, score_pandas
 from spark_tracking.scoring.ship import ship
@@ -16,6 +17,9 @@ from spark_tracking.scoring.types import arrow_type, spark_type
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame, SparkSession
     from pyspark.sql.types import DataType
+
+
+_TYPES = ("boolean", "int", "long", "float", "double", "string", "binary", "date", "timestamp", "decimal(10,2)")
 
 
 def score_udf(
@@ -35,8 +39,9 @@ def score_udf(
     Args:
         spark: the session, classic or Connect.
         model_uri: any model URI of MLflow, or a folder. An alias is resolved here, once; see `.model` of the result.
-        result_type: a Spark type or its text, nested as you like. None: what the signature says; for another `method`
-            `array<double>` if it gives one value per class, else `double`.
+        result_type: a Spark type or its text, nested as you like. None: what the signature says (as in `spark_udf` an array of
+            one value, `[5.6]`, where it was inferred from numpy predictions); for another `method` `array<double>` if it gives
+            one value per class, else `double`.
         method: a method of the logged object, such as `predict_proba`, for models whose pyfunc only predicts.
         params: inference parameters.
         nulls: rows with a null input go to the model (`model`), get a null (`skip`), or fail the job (`error`).
@@ -55,8 +60,9 @@ def score_udf(
         InvalidInput: an argument is not allowed, or this is a Spark ML model, which `score_table` scores.
 
     Example:
-        >>> predict = score_udf(spark, "models:/wine@champion")
-        >>> spark.table("wine").withColumn("quality", predict("alcohol", "acidity"))
+        >>> predict = score_udf(spark, "models:/wine@champion", "double")
+        >>> spark.table("wine").withColumn("quality", predict("alcohol", "acidity")).first().quality
+        5.6
     """
     model = resolve(model_uri)
     if env_manager not in (None, "local"):
@@ -103,6 +109,7 @@ def make_plan(
         params=params and dict(params),
         nulls=nulls,
         on_error=on_error,
+        casts=safe_casts(model),
     )
     if on_error != "report":
         return plan, prediction
@@ -143,7 +150,11 @@ def parse_type(given: DataType | str) -> DataType:
     try:
         return SparkType.fromDDL("boolean" if given == "bool" else given)
     except Exception as error:
-        raise InvalidInput(f"result_type='{given}' is not a Spark type: {str(error).splitlines()[0]}") from error
+        near = "".join(f" Did you mean '{name}'?" for name in get_close_matches(given.lower(), _TYPES, n=1))
+        raise InvalidInput(
+            f"result_type='{given}' is not a Spark type.{near} Types are {', '.join(_TYPES)}, and of these array<double>, "
+            "map<string,double>, or a list of fields: 'label string, score double'."
+        ) from error
 
 
 def spark_function(plan: Plan, returned: DataType) -> Any:
@@ -183,7 +194,7 @@ def _callable(function: Any, model: ResolvedModel, plan: Plan) -> Callable[..., 
             raise InvalidInput("Pass the model's inputs either by position or by name, not both.")
         if 1 < len(columns) < plan.required:  # one may be a struct
             raise InvalidInput(
-                f"The model {model.label} needs {plan.required} columns ({', '.join(plan.names or ())}) but got {len(columns)}.."
+                f"The model {model.label} needs {plan.required} columns ({', '.join(plan.names or ())}) but got {len(columns)}."
             )
         if by_name:
             fields = [functions.col(column) if isinstance(column, str) else column for column in by_name.values()]

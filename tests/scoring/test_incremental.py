@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +15,7 @@ from scoring_models import NUMBERS
 from spark_tracking.errors import InvalidInput, InvalidState
 from spark_tracking.lake import delta_files
 from spark_tracking.scoring import score_table
-from spark_tracking.scoring.attempt import attempt, sweep
+from spark_tracking.scoring.attempt import _place, sweep
 
 
 @pytest.fixture
@@ -106,38 +102,11 @@ def test_a_failed_job_leaves_no_commit_and_no_file(spark: SparkSession, source: 
     assert delta_files.snapshot(str(target)).version == 1
 
 
-def test_files_of_an_attempt_whose_process_died_are_swept_and_a_living_ones_stay(source: str) -> None:
-    def leave(token: str, pid: int) -> Path:
-        file = Path(source) / f"score-{token}" / "part.parquet"
-        file.parent.mkdir()
-        file.write_bytes(b"x")
-        note = {"host": socket.gethostname(), "pid": pid, "born": "1", "version": 0}
-        notes = Path(source) / "_spark_tracking"
-        notes.mkdir(exist_ok=True)
-        (notes / f"{token}.json").write_text(json.dumps(note))
-        return file
-
-    gone = subprocess.Popen([sys.executable, "-c", ""])
-    gone.wait()
-    dead, reused = leave("dead", gone.pid), leave("reused", os.getpid())
-    with attempt(source, "living", 0) as running:
-        alive = Path(source) / running.folder / "part.parquet"
-        alive.parent.mkdir()
-        alive.write_bytes(b"x")
-        assert not dead.exists() and not reused.exists()
-        assert sweep(source) == []
-        assert alive.exists()
-        running.check_alive()
-        (Path(source) / "_spark_tracking" / "living.json").unlink()
-        with pytest.raises(InvalidState, match="no sign of life"):
-            running.check_alive()
-
-
 def test_a_died_attempt_that_had_committed_keeps_its_files(spark: SparkSession, source: str, regressor: str, tmp_path: Path) -> None:
     target = tmp_path / "target"
     score_table(spark, regressor, source, str(target), keep=["id"], strategy="files")
     (folder,) = target.glob("score-*")
-    note = {"host": socket.gethostname(), "pid": 1, "born": "never", "version": 0}
-    (target / "_spark_tracking" / f"{folder.name.removeprefix('score-')}.json").write_text(json.dumps(note))
+    note = target / "_spark_tracking" / f"{folder.name.removeprefix('score-')}.json"
+    note.write_text(json.dumps({**_place(), "born": "never", "version": 0}))
     assert sweep(str(target)) == []
     assert len(ids(spark, target)) == 200

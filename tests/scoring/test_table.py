@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -231,7 +234,7 @@ def test_paths_are_relative_to_this_process_and_may_have_any_character(
         assert score_table(spark, regressor, "./source", target, keep=["id"], since="last").status == expected
     assert score_table(spark, regressor, "./source", target, keep=["id"], mode="merge", keys="id").strategy == "udf"
     assert read(spark, str(tmp_path / target)).count() == 200
-    assert "'%' in a path" in score_table(spark, regressor, "./source", "./a%20b", keep=["id"]).reason
+    assert "there is a '%' in" in score_table(spark, regressor, "./source", "./a%20b", keep=["id"]).reason
     assert read(spark, str(tmp_path / "a%20b")).count() == 200
 
 
@@ -248,3 +251,75 @@ def test_a_target_that_is_no_delta_table_is_left_alone(spark: SparkSession, sour
     read(spark, source).write.parquet(parquet)
     with pytest.raises(InvalidInput, match="no Delta table but parquet"):
         score_table(spark, regressor, source, parquet)
+
+
+@pytest.mark.parametrize("strategy", ["files", "udf"])
+def test_whole_numbers_go_into_a_model_of_doubles_exactly_or_the_column_is_named(
+    spark: SparkSession, regressor: str, tmp_path: Path, strategy: Any
+) -> None:
+    source, target = str(tmp_path / "source"), str(tmp_path / "target")
+    rows = spark.range(0, 50, 1, 1).selectExpr("id", "id * 1000 AS a", "CAST(id AS INT) AS b", "CAST(id AS SMALLINT) AS c")
+    rows.write.format("delta").save(source)
+    assert score_table(spark, regressor, source, target, keep=["id"], strategy=strategy).rows == 50
+    wanted = mlflow.pyfunc.load_model(regressor).predict(rows.select("a", "b", "c").toPandas().astype(float))
+    assert list(scored(spark, target).values()) == pytest.approx(wanted.tolist())
+    spark.sql(f"UPDATE delta.`{source}` SET a = 9007199254740993 WHERE id = 7")
+    with pytest.raises(InvalidState, match=r"The column .a. .int64. has whole numbers that the model's double does not hold") as failed:
+        score_table(spark, regressor, source, target, keep=["id"], strategy=strategy)
+    assert "9007199254740993" not in failed.value.message
+    assert read(spark, target).count() == 50
+
+
+def test_a_models_refusal_quotes_no_rows(spark: SparkSession, source: str, tmp_path: Path) -> None:
+    whole = NUMBERS.head(3).assign(a=[1, 2, 3])
+    model = save_function(tmp_path / "model", Refusing(), mlflow.models.infer_signature(whole, [1.0]))
+    given = read(spark, source).selectExpr("id", "CAST(IF(id = 5, NULL, 770000 + id) AS BIGINT) AS a", "b", "c")
+    with pytest.raises(InvalidState, match="Incompatible input types for column a") as failed:
+        score_table(spark, model, given, str(tmp_path / "target"))
+    assert "7700" not in failed.value.message and "schema of data" not in failed.value.message
+
+
+class Refusing(mlflow.pyfunc.PythonModel):
+    """Needs whole numbers."""
+
+    def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> Any:
+        return model_input["a"]
+
+
+def test_what_is_misspelt_is_told_what_there_is(
+    spark: SparkSession, source: str, classifier: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = str(tmp_path / "target")
+    with pytest.raises(InvalidInput, match=r"result_type='integr' is not a Spark type. Did you mean 'int'\? Types are boolean, int"):
+        score_table(spark, classifier, source, target, result_type="integr")
+    with pytest.raises(InvalidInput, match=r"has no method 'predict_probs'. It has: predict_proba"):
+        score_table(spark, classifier, source, target, method="predict_probs")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    with pytest.raises(NotFound, match=rf"no table or Parquet folder './source' \(that is '{tmp_path}/elsewhere/source'\)"):
+        score_table(spark, classifier, "./source", target)
+
+
+PLAIN = """
+import sys
+from pyspark.sql import SparkSession
+from spark_tracking.scoring import score_table
+builder = SparkSession.builder
+spark = (builder.remote("local[1]") if sys.argv[3] == "connect" else builder.master("local[1]")).getOrCreate()
+try:
+    score_table(spark, sys.argv[1], "./wine", sys.argv[2])
+except Exception as error:
+    print(type(error).__name__, error)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["classic", "connect"])
+def test_a_session_without_delta_is_told_how_to_get_one(regressor: str, tmp_path: Path, mode: str) -> None:
+    import pyspark
+
+    settings = {**os.environ, "SPARK_HOME": str(Path(pyspark.__file__).parent), "SPARK_LOCAL_IP": "127.0.0.1"}
+    command = [sys.executable, "-c", PLAIN, regressor, str(tmp_path / "target"), mode]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=settings)
+    assert "InvalidState This Spark session has no Delta Lake" in done.stdout, done.stdout + done.stderr[-3000:]
+    assert "spark_tracking.local_spark()" in done.stdout

@@ -1,0 +1,57 @@
+"""What an error of Spark's means here, in a sentence: it comes through py4j or Connect as pages of Java and Python."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+from spark_tracking import errors
+from spark_tracking.errors import InvalidState
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+_OURS = re.compile(r"^\s*spark_tracking\.[\w.]+\.(?P<kind>\w+): (?P<words>.+)$", re.MULTILINE)
+_NO_DELTA = re.compile(r"DATA_SOURCE_NOT_FOUND|DELTA_CONFIGURE_SPARK_SESSION|Failed to find (the )?data source: delta|delta\.DefaultSource")
+_FULL = re.compile(r"No space left on device|Disk quota exceeded")
+_CAUSE = re.compile(r"^\s*(?:Caused by: )?(?:[\w$]+\.)+(?P<kind>[\w$]*(?:Exception|Error)): (?P<words>.+)$", re.MULTILINE)
+
+_with_delta: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
+
+
+def require_delta(spark: SparkSession) -> None:
+    """Refuse a session that cannot read and write Delta tables; asked once per session.
+
+    Raises:
+        InvalidState: says how to get one that can.
+    """
+    if spark in _with_delta:
+        return
+    try:
+        spark.read.format("delta").load("/spark-tracking/no-such-table").schema  # noqa: B018 - what fails, and how, is the answer
+    except Exception as error:  # of py4j, Connect or Spark
+        if _NO_DELTA.search(str(error)):
+            raise InvalidState(
+                "This Spark session has no Delta Lake, which score_table writes. On a laptop start it with spark_tracking.local_spark(); "
+                "elsewhere give it the package delta-spark, spark.sql.extensions=io.delta.sql.DeltaSparkSessionExtension and "
+                "spark.sql.catalog.spark_catalog=org.apache.spark.sql.delta.catalog.DeltaCatalog (for Spark Connect: its server)."
+            ) from error
+    _with_delta[spark] = True
+
+
+def clearer(error: Exception, target: str) -> Exception | None:
+    """Our sentence for an error of Spark's, or what our code in a worker said; None if it is no error of Spark's."""
+    from pyspark.errors import PySparkException
+
+    if isinstance(error, errors.SparkTrackingError):
+        return None
+    if said := _OURS.search(str(error)):
+        return getattr(errors, said["kind"], InvalidState)(said["words"])
+    if not isinstance(error, PySparkException) and not type(error).__module__.startswith("py4j."):
+        return None
+    if full := _FULL.search(str(error)):
+        return InvalidState(f"Writing into '{target}' failed: {full[0]}. Nothing was committed. Make room there and run it again.")
+    causes = list(_CAUSE.finditer(str(error)))
+    cause = f"{causes[-1]['kind']}: {causes[-1]['words']}" if causes else str(error)
+    return InvalidState(f"Spark failed while it scored into '{target}': {' '.join(cause.split('SQLSTATE')[0].split())[:500]}")
