@@ -14,7 +14,7 @@
         ├── LakeReadOnly                                     a write to a root that cannot be written
         └── LakeCorrupt                                      bytes that fail their checksum where they must not
 
-Every message names the value, says what was expected, and ends with what to do.
+Every message names the value, says what was expected, and ends with what to do. None holds a secret: what looks like one is masked.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ from mlflow.protos.databricks_pb2 import (
     TEMPORARILY_UNAVAILABLE,
 )
 
+from spark_tracking.masking import masked
+
 
 class SparkTrackingError(MlflowException):
     """Base of all our errors; `error_code` is the MLflow code that REST clients see."""
@@ -37,7 +39,7 @@ class SparkTrackingError(MlflowException):
     code: int = INTERNAL_ERROR
 
     def __init__(self, message: str) -> None:
-        super().__init__(message, error_code=self.code)
+        super().__init__(masked(message), error_code=self.code)
 
 
 class InvalidInput(SparkTrackingError):

@@ -20,7 +20,8 @@ from spark_tracking.cluster.findings import ERROR, OK, WARNING, Finding
 from spark_tracking.cluster.versions import examine_java, examine_versions
 from spark_tracking.destination import Destination, resolve
 from spark_tracking.errors import LakeFormatError, SparkTrackingError
-from spark_tracking.uri import is_lake_uri, redact
+from spark_tracking.masking import masked
+from spark_tracking.uri import is_lake_uri
 
 _CREDENTIALS = {
     "server": ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_CLIENT_CERT_PATH"),
@@ -107,7 +108,7 @@ def _tracking(uri: str) -> Iterator[Finding]:
             rule = "the cluster's start" if config.ENV_FILE.get() else "spark_tracking.use, or the cluster's configuration"
     else:
         rule = "the default of the platform or MLflow: nothing else is set"
-    yield Finding(OK, "tracking", f"{redact(uri)}, by {rule}.")
+    yield Finding(OK, "tracking", f"{masked(uri, uri)}, by {rule}.")
     if rule.startswith("the default") and not uri.startswith("databricks"):
         fix = f"Set {config.URI.name} for the cluster, or MLFLOW_TRACKING_URI."
         yield Finding(WARNING, "tracking", "No tracking server is set, so runs stay on this machine.", fix)
@@ -121,7 +122,8 @@ def _tracking(uri: str) -> Iterator[Finding]:
             if place.spark_setting("spark.mlflow.modelRegistryUri")
             else "the tracking server"
         )
-    yield Finding(OK, "registry", f"{redact(mlflow.get_registry_uri())}, by {rule}.")
+    registry_uri = mlflow.get_registry_uri()
+    yield Finding(OK, "registry", f"{masked(registry_uri, registry_uri)}, by {rule}.")
 
 
 def _experiment(kind: str) -> Iterator[Finding]:
@@ -286,5 +288,5 @@ def _fix_for(error: Exception, kind: str) -> str:
 
 
 def _short(error: Exception) -> str:
-    text = redact(" ".join(str(error).split()))
+    text = masked(" ".join(str(error).split()))
     return text if len(text) <= 300 else text[:297] + "..."

@@ -23,7 +23,6 @@ from deltalake.exceptions import CommitFailedError, DeltaError
 from spark_tracking.errors import LakeError
 from spark_tracking.lake import storage
 from spark_tracking.lake.tables import TableSpec
-from spark_tracking.uri import without_queries
 
 WRITER_PROPERTIES = WriterProperties(compression="ZSTD", compression_level=3)
 HOOKS = PostCommitHookProperties(cleanup_expired_logs=False)
@@ -306,7 +305,7 @@ def _races() -> Iterator[None]:
     except CommitFailedError as error:
         raise Raced(str(error)) from error
     except (DeltaError, OSError) as error:
-        raise LakeError(f"A Delta commit of the lake failed: {without_queries(str(error))}") from None
+        raise LakeError(f"A Delta commit of the lake failed: {error}") from None
 
 
 def _parse_commit(version: int, text: bytes) -> Commit:

@@ -10,8 +10,8 @@ from difflib import get_close_matches
 import orjson
 
 from spark_tracking.errors import InvalidInput
+from spark_tracking.masking import masked
 from spark_tracking.readers.query import Query, milliseconds, moment
-from spark_tracking.uri import redact
 
 OPTIONS: dict[str, str] = {
     "tracking_uri": "The tracking server, without credentials. Default: what `spark_tracking.use(spark)` said, else `MLFLOW_TRACKING_URI` "
@@ -121,9 +121,9 @@ _FORGETS = (
 
 def _tracking_uri(given: str | None, defaults: Defaults, environ: Mapping[str, str]) -> str:
     if given:
-        if redact(given) != given.split("?", 1)[0]:
+        if (shown := masked(given, given)) != given:
             raise InvalidInput(
-                f"The option tracking_uri='{redact(given)}' holds a password, and options can be seen in plans. Call "
+                f"The option tracking_uri='{shown}' holds a password, and options can be seen in plans. Call "
                 "spark_tracking.use(spark, tracking_uri=…), which carries it unseen, or leave the password to the environment "
                 "(PGPASSWORD, MLFLOW_TRACKING_PASSWORD)."
             )

@@ -8,11 +8,12 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 from spark_tracking.errors import InvalidUri
+from spark_tracking.masking import masked
 from spark_tracking.readers.credentials import credentials
 from spark_tracking.readers.opening import active_tracking_uri, open_reader
 from spark_tracking.sources.options import Defaults
 from spark_tracking.sources.shipping import ensure_package, send_defaults
-from spark_tracking.uri import LakeUri, is_lake_uri, redact
+from spark_tracking.uri import LakeUri, is_lake_uri
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -109,7 +110,8 @@ def _warn_of_changes(uri: str) -> None:
             _read_by_spark = None
         elif _read_by_spark and not _same(mlflow.get_tracking_uri(), _read_by_spark):
             warnings.warn(
-                f"Spark still reads {redact(_read_by_spark)}, as spark_tracking.use(spark) said. Call it again to follow.", stacklevel=2
+                f"Spark still reads {masked(_read_by_spark, _read_by_spark)}, as spark_tracking.use(spark) said. Call it again to follow.",
+                stacklevel=2,
             )
 
     mlflow.set_tracking_uri = mlflow.tracking.set_tracking_uri = set_tracking_uri
