@@ -19,9 +19,9 @@ from spark_tracking.cluster.environment import temporary_variables
 from spark_tracking.cluster.findings import ERROR, OK, WARNING, Finding
 from spark_tracking.cluster.versions import examine_java, examine_versions
 from spark_tracking.destination import Destination, resolve
-from spark_tracking.errors import LakeFormatError, SparkTrackingError
+from spark_tracking.errors import InvalidInput, InvalidUri, LakeFormatError, SparkTrackingError
 from spark_tracking.masking import masked
-from spark_tracking.uri import is_lake_uri
+from spark_tracking.uri import OBJECT_STORES, LakeUri, is_lake_uri
 
 _CREDENTIALS = {
     "server": ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_CLIENT_CERT_PATH"),
@@ -202,6 +202,8 @@ def _reach(kind: str, uri: str, read_only: bool) -> Iterator[Finding]:
     with temporary_variables({"MLFLOW_HTTP_REQUEST_TIMEOUT": _CALL_SECONDS, "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}):
         begun = time.perf_counter()
         try:
+            if uri.split(":", 1)[0].lower() in OBJECT_STORES:
+                raise InvalidUri(f"MLflow knows no tracking server for '{uri}'. A lake there is '{LakeUri.parse(uri)}'.")
             if missing := is_lake_uri(uri) and in_time(lambda: _no_lake(uri), _REACH_SECONDS):
                 fix = "Check the spelling. The first run makes it where it is meant, or `spark-tracking lake init`."
                 yield Finding(ERROR if read_only else WARNING, "read", missing, fix)
@@ -234,12 +236,16 @@ def _write(kind: str) -> Finding:
         return Finding(ERROR, "write", f"A run cannot be written: {_short(error)}", _fix_for(error, kind))
     if number is None:
         return Finding(OK, "write", "Not tried: the experiment is only known inside a notebook or job.")
-    return Finding(OK, "write", f"A run was written to experiment {number} and deleted again.")
+    return Finding(OK, "write", f"A run was written to experiment {number} and deleted again; a server keeps this one run in its trash.")
 
 
 def _probe(kind: str) -> str | None:
-    """Create a run, log to it and delete it, and return its experiment: nothing less proves that the next job may."""
+    """Create a run, log to it and delete it, and return its experiment: nothing less proves that the next job may.
+
+    A lake or a database forgets the run for good. A server cannot, so its one run of this kind is taken out of the trash and put back.
+    """
     import mlflow
+    from mlflow.entities import ViewType
     from mlflow.tracking import fluent
 
     client = mlflow.MlflowClient()
@@ -248,11 +254,19 @@ def _probe(kind: str) -> str | None:
     number = found.experiment_id if found else fluent._active_experiment_id or (None if kind == "databricks" else "0")
     if number is None:
         return None
-    run = client.create_run(number, run_name="spark-tracking doctor", tags={"spark_tracking.doctor": "true"})
+    forget = getattr(client._tracking_client.store, "_hard_delete_run", None)
+    kept = [] if forget else client.search_runs([number], "tags.`spark_tracking.doctor` = 'true'", ViewType.DELETED_ONLY, max_results=1)
+    if kept:
+        run = kept[0]
+        client.restore_run(run.info.run_id)
+    else:
+        run = client.create_run(number, run_name="spark-tracking doctor", tags={"spark_tracking.doctor": "true"})
     try:
         client.log_metric(run.info.run_id, "probe", 1.0)
     finally:
         client.delete_run(run.info.run_id)
+        if forget:
+            forget(run.info.run_id)
     return str(number)
 
 
@@ -282,6 +296,8 @@ def _fix_for(error: Exception, kind: str) -> str:
     text = str(error)
     if code in ("PERMISSION_DENIED", "UNAUTHENTICATED") or re.search(r"\b40[13]\b", text):
         return "Check the credentials above and the rights of the identity on the server."
+    if isinstance(error, InvalidInput):
+        return f"Correct the tracking URI: mlflow.set_tracking_uri, {config.URI.name} or MLFLOW_TRACKING_URI."
     if kind == "lake":
         return "Check that the root exists, is the same for every node, and that the identity may read and write it."
     return "Check the address, that the server runs, and that this network may reach it (proxy, firewall, private link)."
