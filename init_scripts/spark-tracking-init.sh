@@ -32,8 +32,10 @@ END_MARK='# <<< spark-tracking <<<'
 root=${SPARK_TRACKING_INIT_ROOT:-}
 
 log() { printf 'spark-tracking: %s\n' "$*" >&2; }
-redact() { sed -e 's#//[^/@[:space:]]*@#//***@#g'; }
+# What spark_tracking.masking does, for texts from before the package is there.
+masked() { sed -E -e 's,//[^[:space:]]*@,//***@,g' -e 's,(://[^[:space:]?#]*)([?#])[^[:space:]]*,\1\2***,g'; }
 scratch=
+locked=
 clean_up() { [ -z "$scratch" ] || rm -rf "$scratch"; }
 trap clean_up EXIT
 
@@ -84,13 +86,21 @@ writable() {
 
 # --- files: each is replaced whole, or not at all -------------------------------------------------------------------
 
+# One start at a time on a node: they share files, and a Python to install into. Where there is no flock each file is still replaced whole.
+lock() {
+  command -v flock >/dev/null 2>&1 || return 0
+  mkdir -p "$state_dir" 2>/dev/null && { exec 9<"$state_dir"; } 2>/dev/null || return 0
+  if flock -w 1200 9; then locked=1; else log "another start has been at work for 20 minutes; going on beside it"; fi
+}
+
 # Standard input becomes the file; one that is the same already keeps its time.
 write_file() {
   local file=$1 new
   [ ! -L "$file" ] || file=$(readlink -f "$file")
   mkdir -p "$(dirname "$file")" || return 1
-  rm -f "$file".spark-tracking.?????? # of a start that was killed
-  new=$(mktemp "$file.spark-tracking.XXXXXX") || return 1
+  # Named by the node, since nodes may share the folder. Of a start that was killed here, where no other is at work now:
+  [ -z "$locked" ] || rm -f "$file.spark-tracking.${HOSTNAME:-node}".??????
+  new=$(mktemp "$file.spark-tracking.${HOSTNAME:-node}.XXXXXX") || return 1
   if [ -e "$file" ]; then cp -p "$file" "$new"; else chmod 644 "$new"; fi
   if ! cat >"$new"; then
     rm -f "$new"
@@ -146,7 +156,7 @@ installed_version() {
 # Which version SPARK_TRACKING_PACKAGE asks for, where its text tells.
 wanted_version() {
   case ${SPARK_TRACKING_PACKAGE:-} in
-    *.whl | *.whl\[*) basename "$SPARK_TRACKING_PACKAGE" | cut -d- -f2 ;;
+    *.whl | *.whl\[*) printf '%s\n' "${SPARK_TRACKING_PACKAGE##*/}" | cut -d- -f2 ;;
     *==*) printf '%s\n' "${SPARK_TRACKING_PACKAGE##*==}" ;;
     *) ;;
   esac
@@ -174,6 +184,23 @@ for found in distributions():
         print(found.metadata["Name"] + "==" + found.version)'
 }
 
+check_package() {
+  local host=${SPARK_TRACKING_PACKAGE:-}
+  host=${host#*://}
+  case ${host%%/*} in
+    *@*) problem="SPARK_TRACKING_PACKAGE carries credentials. Take them out of the URL: they belong into pip's own configuration, \
+PIP_INDEX_URL from a secret scope or ~/.netrc" ;;
+    *) return 0 ;;
+  esac
+  return 1
+}
+
+# A URL may be signed, and pip's arguments are seen by every user of this node: it goes by a file.
+pip_install_url() {
+  printf '%s\n' "$1" >"$scratch/requirement.txt"
+  pip_install --requirement "$scratch/requirement.txt"
+}
+
 pip_install() {
   PIP_NO_INPUT=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore \
     timeout 900 "$python" -m pip install --quiet --retries 1 --timeout 15 --constraint "$scratch/keep.txt" "$@" </dev/null >>"$scratch/pip.log" 2>&1
@@ -181,20 +208,21 @@ pip_install() {
 
 install_package() {
   local package=$SPARK_TRACKING_PACKAGE file
+  check_package || return 1
   constraints >"$scratch/keep.txt"
   case $package in
-    *://*) pip_install "$package" && return ;;
+    *://*) pip_install_url "$package" && return ;;
     *.whl | *.whl\[*)
       file=${package%%\[*}
       if [ ! -r "$file" ]; then
-        problem="SPARK_TRACKING_PACKAGE='$file' cannot be read from this node"
+        problem="SPARK_TRACKING_PACKAGE='$(printf '%s' "$file" | masked)' cannot be read from this node"
         return 1
       fi
       pip_install --no-index --find-links "$(dirname "$file")" "$package" || pip_install "$package" && return
       ;;
     *) pip_install "$package" && return ;;
   esac
-  problem="the package could not be installed: $(grep -v '^$' "$scratch/pip.log" | grep -i error | tail -n 1 | redact | cut -c 1-400)"
+  problem="the package could not be installed: $(grep -v '^$' "$scratch/pip.log" | grep -i error | tail -n 1 | masked | cut -c 1-400)"
   explain_old_runtime
   return 1
 }
@@ -229,7 +257,7 @@ settle() {
   problem=
   if [ -z "$python" ]; then
     problem='no Python was found; set SPARK_TRACKING_PYTHON'
-  elif ! must_install || { log "installing $(printf '%s' "$SPARK_TRACKING_PACKAGE" | redact)" && install_package; }; then
+  elif ! must_install || { log "installing $(printf '%s' "$SPARK_TRACKING_PACKAGE" | masked)" && install_package; }; then
     check_settings
   fi
   [ -z "$problem" ]
@@ -242,7 +270,7 @@ check_settings() {
     problem="spark-tracking is not installed for $python; set SPARK_TRACKING_PACKAGE, or install the cluster library"
     explain_old_runtime
   else
-    problem=$(grep -v '^$' "$scratch/check.log" | tail -n 1)
+    problem=$(grep -v '^$' "$scratch/check.log" | tail -n 1 | masked)
   fi
 }
 
@@ -258,6 +286,7 @@ content() {
 }
 
 start() {
+  lock
   settle || log "tracking is left as it was: $problem"
   content | write_file "$env_file" || not_written "$env_file"
   if [ -z "$spark_env" ]; then
@@ -277,18 +306,19 @@ not_written() {
 print_plan() {
   printf 'Python: %s\n' "${python:-none found}"
   if [ -n "$python" ] && must_install; then
-    printf 'would install %s with %s -m pip, keeping:\n' "$(printf '%s' "$SPARK_TRACKING_PACKAGE" | redact)" "$python"
+    printf 'would install %s with %s -m pip, keeping:\n' "$(printf '%s' "$SPARK_TRACKING_PACKAGE" | masked)" "$python"
     constraints | sed 's/^/  /'
   fi
   problem=
   exports=
   if [ -z "$python" ]; then
     problem='no Python was found; set SPARK_TRACKING_PYTHON'
-  elif [ -n "$(installed_version)" ]; then
-    check_settings
+  elif ! check_package || [ -n "$(installed_version)" ] || ! must_install; then
+    [ -n "$problem" ] || check_settings
   else
-    problem='the settings can be checked once spark-tracking is installed'
+    log 'the settings can be checked once spark-tracking is installed'
   fi
+  [ -z "$problem" ] || log "tracking would be left as it was: $problem"
   printf 'would write %s:\n' "$env_file"
   content | sed 's/^/  /'
   [ -z "$spark_env" ] || printf 'would add to %s:\n  %s\n' "$spark_env" "$(source_line)"
@@ -297,12 +327,13 @@ print_plan() {
 
 uninstall() {
   local file
+  [ ! -d "$state_dir" ] || lock
   if [ -n "$spark_env" ] && [ -e "$spark_env" ]; then
     without_block "$spark_env" >"$scratch/spark-env"
     if [ -s "$scratch/spark-env" ]; then write_file "$spark_env" <"$scratch/spark-env"; else rm -f "$spark_env"; fi
   fi
   for file in "$env_file" "$profile"; do
-    [ -z "$file" ] || rm -f "$file" "$file".spark-tracking.??????
+    [ -z "$file" ] || rm -f "$file" "$file".spark-tracking.*
   done
   [ "$state_dir" = "$conf_dir" ] || rmdir "$state_dir" 2>/dev/null || true
   log 'uninstalled; restart the Spark daemons'
@@ -318,17 +349,15 @@ main() {
   scratch=$(mktemp -d "${TMPDIR:-/tmp}/spark-tracking-init.XXXXXX")
   locate
   case $action in
+    --uninstall) uninstall && return ;;
     --print) print_plan ;;
-    --uninstall) uninstall ;;
-    start)
-      start
-      case $problem:${SPARK_TRACKING_STRICT:-} in
-        :*) ;;
-        *:1 | *:[Tt][Rr][Uu][Ee] | *:[Yy][Ee][Ss] | *:[Oo][Nn])
-          log "the start fails, since SPARK_TRACKING_STRICT is set: $problem"
-          return 1
-          ;;
-      esac
+    start) start ;;
+  esac
+  case $problem:${SPARK_TRACKING_STRICT:-} in
+    :*) ;;
+    *:1 | *:[Tt][Rr][Uu][Ee] | *:[Yy][Ee][Ss] | *:[Oo][Nn])
+      log "the start fails, since SPARK_TRACKING_STRICT is set: $problem"
+      return 1
       ;;
   esac
 }

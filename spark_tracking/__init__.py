@@ -4,6 +4,7 @@ What users call is exported here and imported on first use, so that `import spar
 pyspark nor deltalake:
 
     import spark_tracking as st
+    spark = st.local_spark()
     st.use(spark)
     st.score_table(spark, "models:/wine@champion", source="/data/wine", target="/data/scored")
 """
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from spark_tracking.cluster.executors import executor_tracking as executor_tracking
     from spark_tracking.jobs.doctor import doctor as doctor
     from spark_tracking.jobs.first_cell import use as use
+    from spark_tracking.jobs.session import local_spark as local_spark
     from spark_tracking.readers import read as read
     from spark_tracking.scoring import score_table as score_table
     from spark_tracking.scoring import score_udf as score_udf
@@ -31,6 +33,7 @@ _HOMES = {
     "executor_run": "spark_tracking.cluster.executors",
     "executor_tracking": "spark_tracking.cluster.executors",
     "use": "spark_tracking.jobs.first_cell",
+    "local_spark": "spark_tracking.jobs.session",
     "read": "spark_tracking.readers",
     "score_table": "spark_tracking.scoring",
     "score_udf": "spark_tracking.scoring",

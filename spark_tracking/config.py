@@ -80,6 +80,12 @@ RETENTION_DAYS = Setting(
 EXPERIMENT = Setting(
     "SPARK_TRACKING_EXPERIMENT", "", str, "the experiment of processes that name none; may hold {user}, {job}, {notebook}, {cluster}"
 )
+TAGS = Setting(
+    "SPARK_TRACKING_TAGS",
+    None,
+    _flag,
+    "whether runs get the tags spark_tracking.*; default: where a cluster's start or `use` set up",
+)
 
 # What a cluster start reads (`spark_tracking.destination`), beside EXPERIMENT.
 URI = Setting("SPARK_TRACKING_URI", "", str, "the one server that this cluster tracks to")

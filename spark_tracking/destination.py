@@ -6,7 +6,7 @@ A destination is one of four kinds:
 |---|---|
 | `databricks` | `databricks`, `databricks://profile` |
 | `server` | `https://mlflow.example.com`, `http://host:5000/prefix` |
-| `lake` | `delta+abfss://…`, `delta+s3://…`, `delta+gs://…`, `delta:///a/shared/folder` (see `spark_tracking.uri`) |
+| `lake` | `delta+abfss://…`, `delta+s3://…`, `delta+gs://…`, `delta:///a/shared/folder`: all that `LakeUri` takes |
 | `azureml` | `azureml://<region>.api.azureml.ms/mlflow/v1.0/subscriptions/…`, or its parts in `SPARK_TRACKING_AZURE_*` |
 
 MLflow itself is not imported here: a cluster's start has two seconds, and MLflow takes them alone.
@@ -27,7 +27,8 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from spark_tracking import config
-from spark_tracking.uri import SCHEMES, LakeUri, redact
+from spark_tracking.masking import carries_more, masked
+from spark_tracking.uri import OBJECT_STORES, SCHEMES, LakeUri
 
 if TYPE_CHECKING:
     from spark_tracking.errors import InvalidSetting
@@ -41,6 +42,12 @@ _AZUREML = re.compile(
 )
 _NO_LAKE_MOUNTS = ("/Volumes/", "/dbfs/", "/Workspace/")
 _AZURE_SECRETS = ("AZURE_CLIENT_SECRET", "AZURE_CLIENT_CERTIFICATE_PATH", "AZURE_FEDERATED_TOKEN_FILE")
+
+_CARRIES_MORE = (
+    "'{}' carries credentials, a query or a fragment. Take them out of the URI: credentials belong into variables that come from a secret "
+    "scope, MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, for a server, and AWS_…, AZURE_… or GOOGLE_… "
+    "for a lake."
+)
 
 FindRegion = Callable[[str, str, str], str]
 """(subscription, resource group, workspace) -> region."""
@@ -73,13 +80,15 @@ class Destination:
         scheme = text.split(":", 1)[0].lower()
         if text == "databricks" or re.fullmatch(r"databricks://[\w.:-]+", text):
             return cls("databricks", text)
+        if carries_more(text) and scheme in ("http", "https", "azureml", "databricks", *SCHEMES, *OBJECT_STORES):
+            raise _wrong(_CARRIES_MORE.format(masked(text, text)))
         if scheme in ("http", "https"):
             return cls("server", _server(text))
-        if scheme in SCHEMES and ":" in text:
+        if scheme in (*SCHEMES, *OBJECT_STORES) and ":" in text:
             return cls("lake", _lake(text))
         if scheme == "azureml":
             return cls("azureml", _azureml(text))
-        raise _wrong(_why_not(scheme, redact(text)))
+        raise _wrong(_why_not(scheme, masked(text, text)))
 
 
 @dataclass(frozen=True)
@@ -261,12 +270,7 @@ def _server(text: str) -> str:
     except ValueError:
         valid = False
     if not valid:
-        raise _wrong(f"'{redact(text)}' names no host. Expected http(s)://host[:port][/prefix].")
-    if parts.username or parts.password or parts.query or parts.fragment:
-        raise _wrong(
-            f"'{redact(text)}' carries credentials, a query or a fragment. Take them out of the URI: "
-            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, come from a secret scope."
-        )
+        raise _wrong(f"'{text}' names no host. Expected http(s)://host[:port][/prefix].")
     if re.search(r"\s", text):
         raise _wrong(f"'{text}' holds a blank. Expected http(s)://host[:port][/prefix].")
     return text.rstrip("/")
@@ -286,13 +290,15 @@ def _lake(text: str) -> str:
 
 
 def _azureml(text: str) -> str:
-    if not _AZUREML.fullmatch(text):
-        raise _wrong(
-            f"'{redact(text)}' is not an Azure ML tracking URI. Expected azureml://<region>.api.azureml.ms/mlflow/v1.0/subscriptions/"
-            "<id>/resourceGroups/<group>/providers/Microsoft.MachineLearningServices/workspaces/<workspace> "
-            "(`az ml workspace show --query mlflow_tracking_uri`)."
-        )
-    return text.rstrip("/")
+    if _AZUREML.fullmatch(text):
+        return text.rstrip("/")
+    found = re.search(r"/subscriptions/([^/]*)", text, re.IGNORECASE)
+    why = f"its subscription '{found[1]}' is no GUID" if found and not re.fullmatch(_GUID, found[1]) else "its form is another"
+    raise _wrong(
+        f"'{text}' is not an Azure ML tracking URI: {why}. Expected azureml://<region>.api.azureml.ms/mlflow/v1.0/subscriptions/<GUID>"
+        "/resourceGroups/<group>/providers/Microsoft.MachineLearningServices/workspaces/<workspace> "
+        "(`az ml workspace show --query mlflow_tracking_uri`)."
+    )
 
 
 def _registry(text: str) -> str:
@@ -352,7 +358,8 @@ def _notes(environ: Mapping[str, str], destination: Destination) -> list[Note]:
     ]
     before = environ.get("MLFLOW_TRACKING_URI", "")
     if before and before != destination.uri:
-        notes.append(Note(f"MLFLOW_TRACKING_URI was '{redact(before)}' and becomes '{destination.uri}': {config.URI.name} decides."))
+        shown = masked(before, before)
+        notes.append(Note(f"MLFLOW_TRACKING_URI was '{shown}' and becomes '{destination.uri}': {config.URI.name} decides."))
     if environ.get("MLFLOW_EXPERIMENT_NAME") or environ.get("MLFLOW_EXPERIMENT_ID"):
         text = (
             "MLFLOW_EXPERIMENT_NAME or _ID is set: for a whole cluster it sends subprocesses of a job that calls set_experiment elsewhere."

@@ -15,7 +15,7 @@
         ├── LakeCorrupt                                      files that are gone, or whose bytes have changed
         └── NoSpace                                          the disk is full
 
-Every message names the value, says what was expected, and ends with what to do.
+Every message names the value, says what was expected, and ends with what to do. None holds a secret: what looks like one is masked.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ from mlflow.protos.databricks_pb2 import (
     TEMPORARILY_UNAVAILABLE,
 )
 
+from spark_tracking.masking import masked
+
 
 class SparkTrackingError(MlflowException):
     """Base of all our errors; `error_code` is the MLflow code that REST clients see."""
@@ -38,7 +40,7 @@ class SparkTrackingError(MlflowException):
     code: int = INTERNAL_ERROR
 
     def __init__(self, message: str) -> None:
-        super().__init__(message, error_code=self.code)
+        super().__init__(masked(message), error_code=self.code)
 
 
 class InvalidInput(SparkTrackingError):

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import gc
+import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from spark_tracking.errors import SparkTrackingError
 
 _modules = 0
 
@@ -27,3 +32,18 @@ def settle(loaded: bool = False) -> None:
         gc.collect()
         gc.freeze()
         _modules = len(sys.modules)
+
+
+@contextmanager
+def sentence_first() -> Iterator[None]:
+    """Our errors in here reach the user without the traceback that Spark would put before them, of up to 10,000 characters.
+
+    Spark looks at the variable when it writes the error down, and ends the worker after that: no other task's traceback is hidden.
+    """
+    try:
+        yield
+    except SparkTrackingError:
+        main = getattr(sys.modules["__main__"], "__spec__", None)
+        if main is not None and main.name.startswith("pyspark."):
+            os.environ["SPARK_HIDE_TRACEBACK"] = "1"
+        raise

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote, urlsplit
 
+from spark_tracking.masking import carries_more, masked
+
 if TYPE_CHECKING:
     from spark_tracking.errors import InvalidUri
 
+OBJECT_STORES = ("s3", "abfss", "gs")
 SCHEMES = ("delta", "delta+file", "delta+s3", "delta+abfss", "delta+gs")
 _FORMS = (
     "delta:///absolute/path, delta:relative/path, delta+s3://bucket/prefix, "
@@ -58,37 +60,35 @@ class LakeUri:
             InvalidUri: it is none of them, or carries credentials, a query or a fragment.
         """
         text = os.fspath(text)
-        scheme = text.split(":", 1)[0].lower() if ":" in text else ""
-        if scheme in ("", "delta", "delta+file", "file") or text.startswith(("/", ".")):
+        scheme = "" if ":" not in text or text.startswith(("/", ".")) else text.split(":", 1)[0].lower()
+        if scheme and carries_more(text):
+            raise _invalid(
+                f"'{masked(text, text)}' carries credentials, a query or a fragment. Take them out of the URI: a lake's credentials come "
+                "from the environment (AWS_…, AZURE_…, GOOGLE_…), there from a secret scope."
+            )
+        if scheme in ("", "delta", "delta+file", "file"):
             return cls._parse_local(text, scheme)
         storage = scheme.removeprefix("delta+")
-        if storage not in ("s3", "abfss", "gs"):
-            raise _invalid(f"'{redact(text)}' is not a lake's URI. Expected {_FORMS}.")
+        if storage not in OBJECT_STORES:
+            raise _invalid(f"'{text}' is not a lake's URI. Expected {_FORMS}.")
         parts = urlsplit(text)
-        if parts.query or parts.fragment or parts.password or (parts.username and storage != "abfss"):
-            raise _invalid(
-                f"'{redact(text)}' carries credentials, a query or a fragment. "
-                "Credentials come from the environment (see the README); remove them from the URI."
-            )
         if not parts.netloc or (storage == "abfss" and "@" not in parts.netloc):
-            raise _invalid(f"'{redact(text)}' names no bucket or container. Expected {_FORMS}.")
+            raise _invalid(f"'{text}' names no bucket or container. Expected {_FORMS}.")
         return cls(storage, f"{storage}://{parts.netloc}{parts.path.rstrip('/')}")
 
     @classmethod
     def _parse_local(cls, text: str, scheme: str) -> LakeUri:
         path = text
-        if scheme and not text.startswith(("/", ".")):
+        if scheme:
             path = text.split(":", 1)[1]
             if path.startswith("//"):
                 host, slash, rest = path[2:].partition("/")
                 if host not in ("", "localhost"):
                     raise _invalid(
-                        f"'{redact(text)}' names a host ('{redact(host)}') where a folder was expected. "
-                        f"A local folder takes three slashes: {scheme}:///{quote(redact(host))}/{rest}"
+                        f"'{text}' names a host ('{host}') where a folder was expected. "
+                        f"A local folder takes three slashes: {scheme}:///{quote(host)}/{rest}"
                     )
                 path = slash + rest
-            if "?" in path or "#" in path:
-                raise _invalid(f"'{redact(text)}' carries a query or fragment, which a lake's URI does not take.")
             path = unquote(path)
         if not path or "\x00" in path:
             raise _invalid(f"'{text}' names no folder. Expected {_FORMS}.")
@@ -130,16 +130,3 @@ def _invalid(message: str) -> InvalidUri:
     from spark_tracking.errors import InvalidUri  # only here: importing MLflow costs more than a cluster's start may take
 
     return InvalidUri(message)
-
-
-def redact(text: str) -> str:
-    """`text` without what may be a secret: user:password@ and the query."""
-    head, at, tail = text.rpartition("@")
-    if at and ":" in head.split("//", 1)[-1]:
-        text = head.split("//", 1)[0] + "//***@" + tail
-    return text.split("?", 1)[0]
-
-
-def without_queries(text: str) -> str:
-    """`text` with the query of every URL in it cut off: an object store's error may quote a signed one."""
-    return re.sub(r"(\w://[^\s?'\"]*)\?[^\s'\"]*", r"\1?…", text)

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from spark_tracking import __version__
+from spark_tracking.masking import masked
 
 _HOMES = {  # those whose module is not there yet are not shown
     "demo": ("spark_tracking.cli.demo:demo", "Train, register and score on real data, in one go."),
@@ -39,10 +40,12 @@ class _LazyGroup(click.Group):
         """Our errors, and MLflow's, are for the user to read: one message and exit code 1, no traceback."""
         try:
             return super().invoke(ctx)
+        except click.UsageError as error:
+            raise click.UsageError(masked(error.message), error.ctx) from error
         except Exception as error:
             mlflow = sys.modules.get("mlflow.exceptions")
             if mlflow is not None and isinstance(error, mlflow.MlflowException):
-                raise click.ClickException(str(error)) from error
+                raise click.ClickException(masked(str(error))) from error
             raise
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

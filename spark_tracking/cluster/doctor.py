@@ -19,8 +19,9 @@ from spark_tracking.cluster.environment import temporary_variables
 from spark_tracking.cluster.findings import ERROR, OK, WARNING, Finding
 from spark_tracking.cluster.versions import examine_java, examine_versions
 from spark_tracking.destination import Destination, resolve
-from spark_tracking.errors import LakeFormatError, SparkTrackingError
-from spark_tracking.uri import is_lake_uri, redact
+from spark_tracking.errors import InvalidInput, InvalidUri, LakeFormatError, SparkTrackingError
+from spark_tracking.masking import masked
+from spark_tracking.uri import OBJECT_STORES, LakeUri, is_lake_uri
 
 _CREDENTIALS = {
     "server": ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_CLIENT_CERT_PATH"),
@@ -107,7 +108,7 @@ def _tracking(uri: str) -> Iterator[Finding]:
             rule = "the cluster's start" if config.ENV_FILE.get() else "spark_tracking.use, or the cluster's configuration"
     else:
         rule = "the default of the platform or MLflow: nothing else is set"
-    yield Finding(OK, "tracking", f"{redact(uri)}, by {rule}.")
+    yield Finding(OK, "tracking", f"{masked(uri, uri)}, by {rule}.")
     if rule.startswith("the default") and not uri.startswith("databricks"):
         fix = f"Set {config.URI.name} for the cluster, or MLFLOW_TRACKING_URI."
         yield Finding(WARNING, "tracking", "No tracking server is set, so runs stay on this machine.", fix)
@@ -121,7 +122,8 @@ def _tracking(uri: str) -> Iterator[Finding]:
             if place.spark_setting("spark.mlflow.modelRegistryUri")
             else "the tracking server"
         )
-    yield Finding(OK, "registry", f"{redact(mlflow.get_registry_uri())}, by {rule}.")
+    registry_uri = mlflow.get_registry_uri()
+    yield Finding(OK, "registry", f"{masked(registry_uri, registry_uri)}, by {rule}.")
 
 
 def _experiment(kind: str) -> Iterator[Finding]:
@@ -200,6 +202,8 @@ def _reach(kind: str, uri: str, read_only: bool) -> Iterator[Finding]:
     with temporary_variables({"MLFLOW_HTTP_REQUEST_TIMEOUT": _CALL_SECONDS, "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}):
         begun = time.perf_counter()
         try:
+            if uri.split(":", 1)[0].lower() in OBJECT_STORES:
+                raise InvalidUri(f"MLflow knows no tracking server for '{uri}'. A lake there is '{LakeUri.parse(uri)}'.")
             if missing := is_lake_uri(uri) and in_time(lambda: _no_lake(uri), _REACH_SECONDS):
                 fix = "Check the spelling. The first run makes it where it is meant, or `spark-tracking lake init`."
                 yield Finding(ERROR if read_only else WARNING, "read", missing, fix)
@@ -232,12 +236,16 @@ def _write(kind: str) -> Finding:
         return Finding(ERROR, "write", f"A run cannot be written: {_short(error)}", _fix_for(error, kind))
     if number is None:
         return Finding(OK, "write", "Not tried: the experiment is only known inside a notebook or job.")
-    return Finding(OK, "write", f"A run was written to experiment {number} and deleted again.")
+    return Finding(OK, "write", f"A run was written to experiment {number} and deleted again; a server keeps this one run in its trash.")
 
 
 def _probe(kind: str) -> str | None:
-    """Create a run, log to it and delete it, and return its experiment: nothing less proves that the next job may."""
+    """Create a run, log to it and delete it, and return its experiment: nothing less proves that the next job may.
+
+    A lake or a database forgets the run for good. A server cannot, so its one run of this kind is taken out of the trash and put back.
+    """
     import mlflow
+    from mlflow.entities import ViewType
     from mlflow.tracking import fluent
 
     client = mlflow.MlflowClient()
@@ -246,11 +254,19 @@ def _probe(kind: str) -> str | None:
     number = found.experiment_id if found else fluent._active_experiment_id or (None if kind == "databricks" else "0")
     if number is None:
         return None
-    run = client.create_run(number, run_name="spark-tracking doctor", tags={"spark_tracking.doctor": "true"})
+    forget = getattr(client._tracking_client.store, "_hard_delete_run", None)
+    kept = [] if forget else client.search_runs([number], "tags.`spark_tracking.doctor` = 'true'", ViewType.DELETED_ONLY, max_results=1)
+    if kept:
+        run = kept[0]
+        client.restore_run(run.info.run_id)
+    else:
+        run = client.create_run(number, run_name="spark-tracking doctor", tags={"spark_tracking.doctor": "true"})
     try:
         client.log_metric(run.info.run_id, "probe", 1.0)
     finally:
         client.delete_run(run.info.run_id)
+        if forget:
+            forget(run.info.run_id)
     return str(number)
 
 
@@ -280,11 +296,13 @@ def _fix_for(error: Exception, kind: str) -> str:
     text = str(error)
     if code in ("PERMISSION_DENIED", "UNAUTHENTICATED") or re.search(r"\b40[13]\b", text):
         return "Check the credentials above and the rights of the identity on the server."
+    if isinstance(error, InvalidInput):
+        return f"Correct the tracking URI: mlflow.set_tracking_uri, {config.URI.name} or MLFLOW_TRACKING_URI."
     if kind == "lake":
         return "Check that the root exists, is the same for every node, and that the identity may read and write it."
     return "Check the address, that the server runs, and that this network may reach it (proxy, firewall, private link)."
 
 
 def _short(error: Exception) -> str:
-    text = redact(" ".join(str(error).split()))
+    text = masked(" ".join(str(error).split()))
     return text if len(text) <= 300 else text[:297] + "..."

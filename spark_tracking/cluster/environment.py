@@ -17,6 +17,7 @@ from spark_tracking import config
 from spark_tracking.cluster.unattended import never_prompt
 from spark_tracking.destination import Plan
 from spark_tracking.destination import resolve as _resolve
+from spark_tracking.masking import masked
 
 WRONG_SETTINGS = 3
 """Exit code for settings that cannot be right."""
@@ -125,14 +126,10 @@ def main() -> int:
     try:
         plan = resolve()
     except Exception as error:
-        from spark_tracking.errors import SparkTrackingError  # only here: it imports MLflow, which takes seconds
-
-        if not isinstance(error, SparkTrackingError):
-            raise
-        print(_one_line(str(error)), file=sys.stderr)
+        print(masked(_one_line(str(error) or repr(error))), file=sys.stderr)
         return WRONG_SETTINGS
     for note in plan.notes:
-        print(f"note: {note}", file=sys.stderr)
+        print(masked(f"note: {note}"), file=sys.stderr)
     print(exports(plan), end="")
     return 0
 

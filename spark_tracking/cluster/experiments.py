@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from spark_tracking import config
 from spark_tracking.cluster import place
 from spark_tracking.destination import Destination, check_experiment, map_experiment
+from spark_tracking.masking import masked
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -88,12 +89,11 @@ def _fill(template: str, kind: str) -> str | None:
 def _current_uri() -> str:
     import mlflow
 
-    from spark_tracking.uri import redact
-
-    return redact(mlflow.get_tracking_uri())
+    return str(mlflow.get_tracking_uri())
 
 
 def _warn(message: str) -> None:
+    message = masked(message)
     if message not in _warned:
         _warned.add(message)
         warnings.warn(message, stacklevel=2)

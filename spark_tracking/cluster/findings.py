@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 
+from spark_tracking.masking import masked
+
 OK, WARNING, ERROR = "ok", "warning", "error"
 
 
@@ -15,7 +17,7 @@ class Finding:
     Attributes:
         level: `ok`, `warning` or `error`.
         subject: what it is about, in a word or two.
-        text: what was found, and by which rule; never a secret.
+        text: what was found, and by which rule; what looks like a secret is masked.
         fix: what to do; empty where there is nothing to do.
     """
 
@@ -23,6 +25,10 @@ class Finding:
     subject: str
     text: str
     fix: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("text", "fix"):
+            object.__setattr__(self, name, masked(getattr(self, name)))
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ from typing import Any
 
 from spark_tracking.cluster.findings import ERROR, OK, WARNING, Finding
 from spark_tracking.cluster.versions import PACKAGES
-from spark_tracking.uri import redact
 
 NodeReport = dict[str, Any]
 
@@ -85,7 +84,7 @@ def compare(driver: NodeReport, executors: Mapping[str, NodeReport]) -> Iterator
             text = f"{name}: its daemon is older than {report['file']}."
             yield Finding(WARNING, "executor", text, "Restart the Spark worker there; executors have its environment as of its start.")
         if report["unreachable"]:
-            yield Finding(ERROR, "executor", f"{name}: {redact(report['unreachable'])}", "Check the network, or the mount, from that node.")
+            yield Finding(ERROR, "executor", f"{name}: {report['unreachable']}", "Check the network, or the mount, from that node.")
         for package in sorted(driver["versions"].keys() | report["versions"].keys()):
             here, there = driver["versions"].get(package), report["versions"].get(package)
             if here != there:
@@ -96,10 +95,8 @@ def compare(driver: NodeReport, executors: Mapping[str, NodeReport]) -> Iterator
     wanted = driver["environ"]["MLFLOW_TRACKING_URI"]
     for uri, names in uris.items():
         if uri != wanted:
-            text = f"{', '.join(names)}: tracks to {redact(uri) or 'nowhere in particular'}, the driver to {redact(wanted) or 'nowhere'}."
+            text = f"{', '.join(names)}: tracks to {uri or 'nowhere in particular'}, the driver to {wanted or 'nowhere'}."
             fix = "Run the init script on that node and restart its worker; or log through spark_tracking.executor_run."
             yield Finding(ERROR, "executor", text, fix)
     if set(uris) == {wanted}:
-        yield Finding(
-            OK, "executors", f"{len(executors)} executors track to {redact(wanted) or 'nowhere in particular'}, as the driver does."
-        )
+        yield Finding(OK, "executors", f"{len(executors)} executors track to {wanted or 'nowhere in particular'}, as the driver does.")

@@ -45,9 +45,17 @@ def job() -> str | None:
         return str(number)
     if task() is not None:
         return None
+    return application() or _script()
+
+
+def application() -> str | None:
+    """The name that the Spark application was given, where it is more than the script's; None inside a task."""
     name = spark_setting("spark.app.name")
-    if name and name not in ("pyspark-shell", "PySparkShell", "Databricks Shell"):
-        return name
+    known = ("pyspark-shell", "PySparkShell", "Databricks Shell", _script(), PurePosixPath(sys.argv[0]).name if sys.argv else "")
+    return None if name in known else name
+
+
+def _script() -> str | None:
     return PurePosixPath(sys.argv[0]).stem if sys.argv and sys.argv[0] not in ("", "-c", "-m") else None
 
 

@@ -51,7 +51,7 @@ class Settings:
                 raise InvalidInput(f"The secret of {name} is '{reference}'. Expected scope/key.")
         for name in self.variables:
             if re.search(r"SECRET|PASSWORD|TOKEN|ACCOUNT_KEY|ACCESS_KEY", name) and name != "AZURE_TOKEN_CREDENTIALS":
-                raise InvalidInput(f"{name} would stand in the open. Give it as a secret: --secret {name}=scope/key.")
+                raise InvalidInput(f"{name} would stand in the open. Give it by --secret, as scope/key.")
         return resolve({**self.variables, **dict.fromkeys(self.secrets, "set")}, find_region=lambda *_: "found-at-start")
 
 

@@ -52,17 +52,23 @@ class ExperimentProvider(DefaultExperimentProvider):
 
 
 class SourceTags(RunContextProvider):
-    """Tags a run with the cluster, job and notebook that it came from. Entry point `mlflow.run_context_provider`.
+    """Tags a run of a cluster that a start, or `use`, has set up with what MLflow's own tags do not say of where it came from.
 
-    `spark_tracking.cluster`, `spark_tracking.job`, `spark_tracking.notebook`; inside a Spark task `spark_tracking.task`.
+    `spark_tracking.cluster` and `spark_tracking.job`: the Spark master and the application's name; inside a Spark task
+    `spark_tracking.task`. On Databricks MLflow names cluster, job and notebook itself, and elsewhere script and notebook. Entry point
+    `mlflow.run_context_provider`, which is asked in every process of every machine where this package is installed: elsewhere it is silent,
+    unless SPARK_TRACKING_TAGS asks for them.
     """
 
     def in_context(self) -> bool:
         experiments.warn_of_problem()
-        return "pyspark" in sys.modules or bool(config.CONFIGURED.get()) or "DATABRICKS_RUNTIME_VERSION" in os.environ
+        wanted = config.TAGS.get()
+        return bool(config.CONFIGURED.get()) if wanted is None else wanted
 
     def tags(self) -> dict[str, str]:
-        found = {"cluster": place.cluster(), "job": place.job(), "notebook": place.notebook()}
+        found: dict[str, str | None] = {}
+        if "DATABRICKS_RUNTIME_VERSION" not in os.environ:
+            found = {"cluster": place.cluster(), "job": place.application()}
         task = place.task()
         if task is not None:
             found["task"] = f"stage {task.stageId()}, partition {task.partitionId()}, attempt {task.attemptNumber()}"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
+import sys
 import uuid
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -12,6 +14,7 @@ from urllib.parse import urlsplit
 from spark_tracking.cluster.doctor import examine, in_time
 from spark_tracking.cluster.findings import ERROR, WARNING, Finding, Report
 from spark_tracking.cluster.nodes import NodeReport, compare, node_reporter
+from spark_tracking.sources.pythons import ADVICE, python_reason, worker_problem
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -66,6 +69,8 @@ def _session(master: str) -> SparkSession:
     """The running session, or one on `master`, or on what Spark's own configuration says."""
     from pyspark.sql import SparkSession
 
+    if master.startswith("local"):
+        os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     builder = SparkSession.builder.appName("spark-tracking doctor").config("spark.ui.showConsoleProgress", "false")
     builder = builder.config("spark.executor.memory", "512m")  # the default of 1g waits for ever on a cluster of small workers
     if master.startswith("sc://"):
@@ -76,6 +81,17 @@ def _session(master: str) -> SparkSession:
 
 
 def _examine_executors(spark: SparkSession) -> list[Finding]:
+    if problem := worker_problem(spark):
+        return [Finding(ERROR, "executors", problem, ADVICE)]
+    try:
+        return _compare_executors(spark)
+    except Exception as error:
+        if not (reason := python_reason(error)):
+            raise
+        return [Finding(ERROR, "executors", f"Spark's workers cannot run this process's Python: {reason}", ADVICE)]
+
+
+def _compare_executors(spark: SparkSession) -> list[Finding]:
     report = node_reporter()
     driver = report()
     driver["environ"]["MLFLOW_TRACKING_URI"] = _tracking_uri()

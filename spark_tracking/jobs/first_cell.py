@@ -13,6 +13,8 @@ from spark_tracking.uri import LakeUri, is_lake_uri
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
+    from spark_tracking.sources.using import Used
+
 _PLACES = (config.URI, config.AZURE_SUBSCRIPTION, config.AZURE_RESOURCE_GROUP, config.AZURE_WORKSPACE, config.AZURE_CONFIG)
 _CLUSTERS = ("databricks", "http", "https", "azureml", "adbazureml")  # beside lakes; others are for one machine, or hold a password
 
@@ -24,7 +26,7 @@ def use(
     *,
     experiment: str | None = None,
     registry_uri: str | None = None,
-) -> None:
+) -> Used:
     """Track this process to one server, and let `spark` read it: what a cluster's start does, from the first cell.
 
     With `tracking_uri`, `experiment` or `registry_uri`, or with `SPARK_TRACKING_*` in the environment where nothing was set
@@ -40,9 +42,13 @@ def use(
         experiment: the experiment of runs that name none, made where it is missing; may hold `{user}`, `{job}`, `{notebook}`, `{cluster}`.
         registry_uri: the model registry, where it is not the tracking server.
 
+    Returns:
+        Server and experiment that Spark reads now; in a notebook's last line it says so.
+
     Raises:
         InvalidSetting, InvalidUri: an argument or a setting is wrong; then nothing is set.
         InvalidInput: no tracking server was named here either.
+        InvalidState: Spark's workers run a Python without this package.
         NotFound, PermissionRefused, Unavailable, LakeFormatError: there is none at the URI.
 
     Example:
@@ -61,7 +67,7 @@ def use(
             _forget_experiment()
     if experiment_id is None:
         experiment_id = _provided_experiment(create=bool(experiment))
-    register(spark, tracking_uri, experiment_id)
+    return register(spark, tracking_uri, experiment_id)
 
 
 def _set_up(uri: str | None, experiment: str | None, registry_uri: str | None) -> None:

@@ -11,7 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from spark_tracking.errors import InvalidState
 from spark_tracking.jobs.delta_jars import delta_jars, java
+from spark_tracking.sources.pythons import check_workers
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -62,7 +64,7 @@ def local_spark(
         settings: further Spark settings, which win over ours.
 
     Raises:
-        InvalidState: Java or delta-spark is missing.
+        InvalidState: Java or delta-spark is missing, or the session that runs already lacks Delta or this Python.
         Unavailable: Delta's jars could not be downloaded.
 
     Example:
@@ -80,7 +82,11 @@ def local_spark(
     for name, value in {**delta_settings(memory=memory), **(settings or {})}.items():
         builder = builder.config(name, value)
     with _notices_dropped():
-        return builder.getOrCreate()
+        session = builder.getOrCreate()
+    check_workers(session)  # one that ran already may have been started otherwise
+    if "DeltaSparkSessionExtension" not in str(session.conf.get("spark.sql.extensions", "")):
+        raise InvalidState("The session that runs already was started without Delta. Stop it (spark.stop()), and call local_spark() again.")
+    return session
 
 
 # Lines that no option turns off and on which nobody can act: Spark asks the JVM for an incubator module on every start, and

@@ -11,7 +11,7 @@ from typing import Any, ParamSpec, TypeVar
 import pyarrow as pa
 
 from spark_tracking.errors import LakeCorrupt, LakeError, LakeReadOnly, NoSpace, SparkTrackingError
-from spark_tracking.uri import without_queries
+from spark_tracking.masking import masked
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -33,7 +33,7 @@ def is_foreign(error: BaseException) -> bool:
 
 def explained(error: BaseException, root: str) -> LakeError:
     """What an error of a library means for the lake at `root`."""
-    text = without_queries(str(error))
+    text = masked(str(error))
     reason = first_line(text) or type(error).__name__
     found = _NUMBER.search(text)
     number = getattr(error, "errno", None) or int(next(filter(None, found.groups()))) if found else getattr(error, "errno", None)
@@ -57,7 +57,7 @@ def explained(error: BaseException, root: str) -> LakeError:
 
 def first_line(text: str) -> str:
     """What an error says, in a line; behind it Rust's errors have their insides."""
-    line = next(iter(without_queries(text).strip().splitlines()), "").partition(": ParsedLog")[0]
+    line = next(iter(masked(text).strip().splitlines()), "").partition(": ParsedLog")[0]
     return line[:300].rstrip(".! ")
 
 

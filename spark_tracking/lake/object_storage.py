@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from spark_tracking.errors import InvalidSetting, LakeError, LakeReadOnly, SparkTrackingError
 from spark_tracking.lake.object_journal import ObjectJournal
 from spark_tracking.lake.storage import SET_ASIDE, File
-from spark_tracking.uri import without_queries
+from spark_tracking.masking import masked
 
 if TYPE_CHECKING:
     from obstore import ObjectMeta
@@ -175,9 +175,9 @@ class ObjectStorage:
         except (FileNotFoundError, FileExistsError, SparkTrackingError):
             raise
         except exceptions.NotFoundError as error:
-            raise FileNotFoundError(without_queries(str(error))) from None
+            raise FileNotFoundError(masked(str(error))) from None
         except exceptions.AlreadyExistsError as error:
-            raise FileExistsError(without_queries(str(error))) from None
+            raise FileExistsError(masked(str(error))) from None
         except (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError) as error:
             raise LakeReadOnly(
                 f"The object store refused access to '{self.root}': {_reason(error)}. Check the credentials in the environment "
@@ -197,4 +197,4 @@ def _name(path: str) -> str:
 def _reason(error: Exception) -> str:
     """The first line of the store's message: the others are the debug form of it. URLs may carry a signature."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    return without_queries(lines[0])[:400].rstrip(". ")
+    return masked(lines[0])[:400].rstrip(". ")

@@ -14,7 +14,6 @@ from spark_tracking.readers import rest_json
 from spark_tracking.readers.base import DERIVED, Reader
 from spark_tracking.readers.filters import parse
 from spark_tracking.readers.query import EVERYTHING, Query, Range
-from spark_tracking.uri import redact
 
 PAGE = 1_000
 _VIEWS = {"active_only": 1, "deleted_only": 2, "all": 3}
@@ -52,7 +51,7 @@ class FolderReader(Reader):
 
     @property
     def name(self) -> str:
-        return f"the folder {redact(str(self._path))}"
+        return f"the folder {self._path}"
 
     def ping(self) -> None:
         if not self._path.is_dir():

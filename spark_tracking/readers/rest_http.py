@@ -19,8 +19,8 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.rest_utils import http_request
 
 from spark_tracking.errors import InvalidInput, InvalidUri, NotFound, PermissionRefused, SparkTrackingError, Unavailable
+from spark_tracking.masking import masked
 from spark_tracking.readers.rate_limit import RateLimit
-from spark_tracking.uri import redact
 
 _log = logging.getLogger(__name__)
 _RETRIED = (408, 429, 500, 502, 503, 504)
@@ -38,7 +38,8 @@ class Http:
     """
 
     def __init__(self, tracking_uri: str, requests_per_second: float | None) -> None:
-        self.shown = redact(tracking_uri)
+        self.shown = masked(tracking_uri, tracking_uri)
+        self._uri = tracking_uri
         self._credentials = _host_credentials(tracking_uri)
         self.requests_per_second = requests_per_second
         self._limit = RateLimit(tracking_uri)
@@ -72,7 +73,7 @@ class Http:
             except SparkTrackingError:
                 raise
             except Exception as error:  # connection errors come as several classes, by way of MLflow's or Databricks' client
-                reason = redact(str(error)) if "@" in str(error) else str(error)
+                reason = masked(str(error), self._uri)
                 seconds = None
             else:
                 if response.status_code not in (200, *_RETRIED):
@@ -96,7 +97,7 @@ class Http:
         try:
             return self._credentials()
         except MlflowException as error:
-            said = redact(str(error.message).split(". ")[0].splitlines()[0])
+            said = masked(str(error.message).split(". ")[0].splitlines()[0], self._uri)
             raise PermissionRefused(
                 f"MLflow finds no credentials for {self.shown} here: {said}. Set them in the environment (DATABRICKS_HOST with "
                 "DATABRICKS_TOKEN, or with DATABRICKS_CLIENT_ID and DATABRICKS_CLIENT_SECRET; MLFLOW_TRACKING_…), and call "
@@ -126,6 +127,7 @@ def _host_credentials(tracking_uri: str) -> Any:
     from mlflow.tracking._tracking_service.utils import _get_store
 
     scheme = tracking_uri.split(":", 1)[0].lower()
+    shown = masked(tracking_uri, tracking_uri)
     if scheme in ("", "file", "mssql") or tracking_uri.startswith(("/", ".")) or (":" not in tracking_uri and scheme != "databricks"):
         path = tracking_uri.removeprefix("file://")
         if scheme == "mssql":
@@ -135,17 +137,16 @@ def _host_credentials(tracking_uri: str) -> Any:
         else:
             lacks = "is no folder of this machine"
         raise InvalidUri(
-            f"'{redact(tracking_uri)}' cannot be read: it {lacks}. Expected a lake (delta:///…), an MLflow database (sqlite:///…, "
+            f"'{shown}' cannot be read: it {lacks}. Expected a lake (delta:///…), an MLflow database (sqlite:///…, "
             "postgresql://…, mysql://…) or a server (http://…, https://…, databricks, azureml://…)."
         )
     try:
         store = _get_store(tracking_uri)
     except Exception as error:
-        raise InvalidUri(f"MLflow knows no tracking server for '{redact(tracking_uri)}': {str(error).splitlines()[0]}") from None
+        said = masked(f"'{tracking_uri}': {str(error).splitlines()[0]}", tracking_uri)
+        raise InvalidUri(f"MLflow knows no tracking server for {said}") from None
     if not isinstance(store, RestStore):
-        raise InvalidUri(
-            f"'{redact(tracking_uri)}' leads to a {type(store).__name__}, which is neither a lake, a database nor a server with REST."
-        )
+        raise InvalidUri(f"'{shown}' leads to a {type(store).__name__}, which is neither a lake, a database nor a server with REST.")
     return store.get_host_creds
 
 

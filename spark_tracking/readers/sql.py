@@ -13,12 +13,12 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Protocol
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote
 
 import pyarrow as pa
 
 from spark_tracking.errors import InvalidUri, NotFound, PermissionRefused, SparkTrackingError, Unavailable
-from spark_tracking.uri import redact
+from spark_tracking.masking import masked
 
 BATCH_ROWS = 65_536
 _BUSY_MILLISECONDS = 60_000
@@ -49,7 +49,7 @@ class Database:
     def __init__(self, uri: str) -> None:
         scheme, _, rest = uri.partition(":")
         self.dialect = _DIALECTS[scheme.split("+")[0].lower()]
-        self.shown = redact(uri)
+        self.shown = masked(uri, uri)
         self._uri = f"{self.dialect}:{rest}"
         with self._errors():
             self._connection = _adbc(self.dialect, self._uri) or _sqlalchemy(self.dialect, uri)
@@ -94,9 +94,7 @@ def _translated(error: Exception, shown: str, uri: str) -> SparkTrackingError:
     """The driver's error as ours, without the password that drivers like to repeat."""
     said = str(getattr(error, "orig", None) or error).strip().splitlines()
     reason = said[0] if said else type(error).__name__
-    password = urlsplit(uri).password
-    if password:
-        reason = reason.replace(password, "***").replace(unquote(password), "***")
+    reason = masked(reason, uri)
     state = str(getattr(error, "sqlstate", None) or getattr(getattr(error, "orig", None), "pgcode", None) or "")
     lower = reason.lower()
     if state == "42P01" or "no such table" in lower or ("relation" in lower and "does not exist" in lower):
@@ -209,7 +207,7 @@ def _sqlite_file(uri: str) -> str:
     """SQLite's own URI, read-only, from SQLAlchemy's."""
     match = re.match(r"sqlite(?:\+\w+)?:///([^?]*)", uri)
     if match is None or not match.group(1) or match.group(1) == ":memory:":
-        raise InvalidUri(f"'{redact(uri)}' names no database file. Expected sqlite:////absolute/path or sqlite:///relative/path.")
+        raise InvalidUri(f"'{masked(uri, uri)}' names no database file. Expected sqlite:////absolute/path or sqlite:///relative/path.")
     return f"file:{quote(match.group(1))}?mode=ro"
 
 
@@ -246,7 +244,7 @@ def _sqlalchemy(dialect: str, uri: str) -> Connection:
         engine = sqlalchemy.create_engine(address, poolclass=sqlalchemy.pool.NullPool, **level)
     except ImportError as error:
         raise InvalidUri(
-            f"Reading '{redact(uri)}' takes a driver that is not installed here ({error}). Install it on every machine that reads: "
+            f"Reading '{masked(uri, uri)}' takes a driver that is not installed here ({error}). Install it on every machine that reads: "
             "pip install 'spark-tracking[database]', and name it in the URI (mysql+pymysql://…)."
         ) from error
     connection = engine.connect()

@@ -16,6 +16,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 
 from spark_tracking.errors import InvalidInput, NotFound
+from spark_tracking.masking import masked
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -74,7 +75,7 @@ class ResolvedModel:
     def facts(self) -> dict[str, str | None]:
         """What a commit or a run records about the model."""
         return {
-            "model_uri": self.uri,
+            "model_uri": masked(self.uri),
             "model_name": self.name,
             "model_version": self.version,
             "model_alias": self.alias,

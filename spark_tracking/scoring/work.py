@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from spark_tracking.errors import InvalidInput
+from spark_tracking.masking import masked
 from spark_tracking.scoring.commits import METADATA_KEY
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ class Work:
         """What the commit says of where its rows come from."""
         return {
             **self.model.facts(),
-            "source": self.source.label,
+            "source": masked(self.source.label),
             "source_version": self.source.version,
             "since_version": self.since,
             "where": self.where,

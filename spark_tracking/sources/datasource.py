@@ -23,6 +23,7 @@ from pyspark.sql.types import StructType
 
 from spark_tracking import pyworker
 from spark_tracking.errors import InvalidInput
+from spark_tracking.pyworker import sentence_first
 from spark_tracking.readers import Range, open_reader
 from spark_tracking.readers.schemas import TABLES
 from spark_tracking.sources.options import Defaults, Request, parse_options
@@ -51,10 +52,12 @@ class MlflowSource(DataSource):
         """The name of the format."""
         return "mlflow"
 
+    @sentence_first()
     def schema(self) -> StructType:
         """The table's columns, after checking all that can be checked before a task runs."""
         return from_arrow_schema(self._plan().query.spec.schema)
 
+    @sentence_first()
     def reader(self, schema: StructType) -> DataSourceReader:
         """The reader of the columns in `schema`."""
         if self._request is None and not self.options:
@@ -126,6 +129,7 @@ class MlflowReader(DataSourceReader):
         self._variables = dict(variables)
         self._columns = columns
 
+    @sentence_first()
     def partitions(self) -> list[InputPartition]:
         """Ranges that cover the whole key space, of about equal amounts of today's data."""
         request = self._request
@@ -143,7 +147,7 @@ class MlflowReader(DataSourceReader):
         columns = pa.schema([schema.field(name) for name in self._columns])
         at_home = partition.jvm is not None and partition.jvm == _jvm()
         rate = self._request.requests_per_second if at_home else partition.share
-        with _environment(self._variables):
+        with sentence_first(), _environment(self._variables):
             reader = open_reader(self._request.tracking_uri, requests_per_second=rate)
             for batch in reader.read(self._request.query, partition.range):
                 rows = max(1, min(SLICE_ROWS, SLICE_BYTES * batch.num_rows // max(1, batch.nbytes)))

@@ -9,9 +9,10 @@ from difflib import get_close_matches
 
 import orjson
 
+from spark_tracking import config
 from spark_tracking.errors import InvalidInput
+from spark_tracking.masking import masked
 from spark_tracking.readers.query import Query, milliseconds, moment
-from spark_tracking.uri import redact
 
 OPTIONS: dict[str, str] = {
     "tracking_uri": "The tracking server, without credentials. Default: what `spark_tracking.use(spark)` said, else `MLFLOW_TRACKING_URI` "
@@ -121,9 +122,9 @@ _FORGETS = (
 
 def _tracking_uri(given: str | None, defaults: Defaults, environ: Mapping[str, str]) -> str:
     if given:
-        if redact(given) != given.split("?", 1)[0]:
+        if (shown := masked(given, given)) != given:
             raise InvalidInput(
-                f"The option tracking_uri='{redact(given)}' holds a password, and options can be seen in plans. Call "
+                f"The option tracking_uri='{shown}' holds a password, and options can be seen in plans. Call "
                 "spark_tracking.use(spark, tracking_uri=…), which carries it unseen, or leave the password to the environment "
                 "(PGPASSWORD, MLFLOW_TRACKING_PASSWORD)."
             )
@@ -140,14 +141,24 @@ def _tracking_uri(given: str | None, defaults: Defaults, environ: Mapping[str, s
 
 
 def _active_experiment(defaults: Defaults, environ: Mapping[str, str]) -> tuple[tuple[str, ...] | None, tuple[str, ...]]:
-    """The experiment of `load()`: what `use` found active, else the environment's, else MLflow's default, `0`."""
+    """The experiment of `load()`: what `use` found active, else the environment's.
+
+    Raises:
+        InvalidInput: neither names one; `0` would be a guess, since what `mlflow.set_experiment` says does not reach Spark.
+    """
     if defaults.experiment_ids:
         return defaults.experiment_ids, ()
     if id := environ.get("MLFLOW_EXPERIMENT_ID", "").strip():
         return (id,), ()
     if name := environ.get("MLFLOW_EXPERIMENT_NAME", "").strip():
         return None, (name,)
-    return ("0",), ()
+    template = config.EXPERIMENT.get(environ)
+    if template and "{" not in template and not template.startswith("/"):
+        return None, (template,)
+    raise InvalidInput(
+        "load() names no experiment, and Spark knows of none that is active: what mlflow.set_experiment says in your process does not "
+        'reach it. Call spark_tracking.use(spark) after mlflow.set_experiment, or name one: load("<id>").'
+    )
 
 
 def _paths(given: Mapping[str, str]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 import time
 import zipfile
@@ -13,12 +14,13 @@ from weakref import WeakSet
 import orjson
 
 import spark_tracking
+from spark_tracking.errors import InvalidState
 from spark_tracking.sources.options import Defaults
+from spark_tracking.sources.pythons import NEEDED, python_reason
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-NEEDED = ("mlflow", "pyarrow", "deltalake", "datafusion", "msgpack", "orjson")
 _NOTE = "spark-tracking-use-"
 _served: WeakSet[SparkSession] = WeakSet()
 
@@ -33,8 +35,6 @@ def ensure_package(spark: SparkSession) -> None:
         return
     missing = _missing_on_server(spark)
     if lacking := [name for name in missing if name != "spark_tracking"]:
-        from spark_tracking.errors import InvalidState
-
         raise InvalidState(
             f"The Spark Connect server's Python lacks {', '.join(lacking)}. Install this package where the server and its executors run: "
             "pip install spark-tracking"
@@ -55,7 +55,15 @@ def _missing_on_server(spark: SparkSession) -> list[str]:
 
         return ",".join(name for name in names if find_spec(name) is None)
 
-    row = spark.range(1).select(udf(look, "string")("id")).first()
+    try:
+        row = spark.range(1).select(udf(look, "string")("id")).first()
+    except Exception as error:
+        if not (reason := python_reason(error)):
+            raise
+        raise InvalidState(
+            f"The Spark Connect server's workers cannot run this process's Python: {reason}. Where the server is started, set "
+            f"PYSPARK_PYTHON to a Python {sys.version_info[0]}.{sys.version_info[1]} that has this package; here {sys.executable}."
+        ) from None
     return [name for name in (row[0] if row else "").split(",") if name]
 
 

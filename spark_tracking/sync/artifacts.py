@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 from spark_tracking.errors import Unavailable
 from spark_tracking.readers.artifacts import walk
-from spark_tracking.uri import redact
 
 _CHUNK = 1 << 20
 
@@ -58,7 +57,7 @@ def _copy_file(file: Path, ours: Any, target: str, path: str, folder: str) -> No
     arrived = _downloaded(ours, path, folder)
     if arrived.stat().st_size != file.stat().st_size or _checksum(arrived) != _checksum(file):
         raise Unavailable(
-            f"The file '{path}' of {file.stat().st_size} bytes arrived at {redact(target)} with {arrived.stat().st_size} bytes, or "
+            f"The file '{path}' of {file.stat().st_size} bytes arrived at {target} with {arrived.stat().st_size} bytes, or "
             "another checksum. Is the disk full? Sync again."
         )
 

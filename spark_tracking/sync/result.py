@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, field, replace
 from hashlib import blake2b
 from typing import Any
 
+from spark_tracking.masking import masked
+
 KINDS = ("experiment", "run", "logged_model", "registered_model", "model_version")
 ARTIFACT_MODES = ("copy", "reference", "none")
 
@@ -69,6 +71,7 @@ class SyncResult:
     """What a sync did.
 
     Attributes:
+        source, target: their URIs, masked.
         things: by kind, see `Tally`.
         points: metric points written.
         files, bytes: artifacts copied.
@@ -85,6 +88,9 @@ class SyncResult:
     seconds: float = 0.0
     failures: list[Failure] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        self.source, self.target = masked(self.source, self.source), masked(self.target, self.target)
+
     @property
     def ok(self) -> bool:
         """Whether everything that was asked for is there now."""
@@ -99,7 +105,7 @@ class SyncResult:
         """Note a thing that could not be copied."""
         self.things[kind].failed += 1
         first = str(reason).strip().splitlines()
-        self.failures.append(Failure(kind, id, first[0] if first else type(reason).__name__))
+        self.failures.append(Failure(kind, id, masked(first[0]) if first else type(reason).__name__))
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""

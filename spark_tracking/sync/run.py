@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from datetime import date, datetime
 
 from spark_tracking.errors import InvalidInput, InvalidUri
+from spark_tracking.masking import masked
 from spark_tracking.readers.query import milliseconds
 from spark_tracking.sync.result import ARTIFACT_MODES, Progress, SyncResult, Wanted
 from spark_tracking.sync.source import Source
-from spark_tracking.uri import LakeUri, redact
+from spark_tracking.uri import LakeUri
 
 
 def sync(
@@ -90,6 +91,6 @@ def _lake_uri(target: str) -> str:
         return str(LakeUri.parse(target))
     except InvalidUri:
         raise InvalidInput(
-            f"'{redact(target)}' is no target. Expected a lake's URI or folder, or a server's URL; into an MLflow database by an "
+            f"'{masked(target, target)}' is no target. Expected a lake's URI or folder, or a server's URL; into an MLflow database by an "
             "`mlflow server --backend-store-uri` on it."
         ) from None

@@ -20,6 +20,7 @@ from deltalake.exceptions import DeltaError
 from spark_tracking.errors import LakeReadOnly
 from spark_tracking.lake import Lake
 from spark_tracking.lake.system_tables import NAMES, SystemTables
+from spark_tracking.masking import without_secrets
 from spark_tracking.readers.base import Reader
 from spark_tracking.readers.folder import FolderReader
 from spark_tracking.readers.lake import LakeReader
@@ -33,7 +34,7 @@ from spark_tracking.search import one_of
 from spark_tracking.sync import histories
 from spark_tracking.sync.fingerprint import DIGEST_BYTES
 from spark_tracking.sync.registers import Row
-from spark_tracking.uri import LakeUri, is_lake_uri, redact
+from spark_tracking.uri import LakeUri, is_lake_uri
 
 REQUESTS_AT_ONCE = 4
 _COUNT_SCHEMA = pa.schema([("run", pa.string()), ("points", pa.int64())])
@@ -169,7 +170,7 @@ class Source:
         """An artifact URI as one can follow it from elsewhere: a path of the server's own proxy becomes its URL."""
         if self._kind == "rest" and uri and uri.startswith("mlflow-artifacts:/") and not uri.startswith("mlflow-artifacts://"):
             path = uri.removeprefix("mlflow-artifacts:/").lstrip("/")
-            return f"{redact(self.uri).rstrip('/')}/api/2.0/mlflow-artifacts/artifacts/{path}"
+            return f"{without_secrets(self.uri).rstrip('/')}/api/2.0/mlflow-artifacts/artifacts/{path}"
         return uri
 
 
@@ -185,6 +186,7 @@ def _kind(reader: Reader, uri: str) -> str:
 
 def _normalized(uri: str) -> str:
     """The URI without credentials, and with a local path made absolute."""
+    uri = without_secrets(uri)
     if is_lake_uri(uri):
         return str(LakeUri.parse(uri))
     match = re.match(r"sqlite(?:\+\w+)?:///([^?]*)", uri)

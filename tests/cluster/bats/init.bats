@@ -79,9 +79,48 @@ tree() { (cd "$ROOT" && find . -type f -exec sh -c 'for f; do printf "%s %s %s\n
 
 @test "what a killed start left lying is removed by the next" {
   mkdir -p "$ROOT/etc/spark-tracking"
-  touch "$ROOT/conf/spark-env.sh.spark-tracking.aB3dE6" "$ROOT/etc/spark-tracking/spark-tracking-env.sh.spark-tracking.aB3dE6"
+  touch "$ROOT/conf/spark-env.sh.spark-tracking.$HOSTNAME.aB3dE6" "$ROOT/etc/spark-tracking/spark-tracking-env.sh.spark-tracking.$HOSTNAME.aB3dE6"
+  touch "$ROOT/conf/spark-env.sh.spark-tracking.another-node.aB3dE6" # at work in a folder that nodes share
+  quick_python right
   "$SCRIPT"
-  [ -z "$(find "$ROOT" -name '*.spark-tracking.??????')" ]
+  [ "$(find "$ROOT" -name '*.spark-tracking.*')" = "$ROOT/conf/spark-env.sh.spark-tracking.another-node.aB3dE6" ]
+}
+
+# As many strict starts at once as $1 says: all succeed, and leave what one leaves.
+starts_at_once() {
+  printf 'export MINE=1\n' >"$ROOT/conf/spark-env.sh"
+  "$SCRIPT"
+  tree >"$BATS_TEST_TMPDIR/once"
+  rm -rf "$ROOT"/etc
+  printf 'export MINE=1\n' >"$ROOT/conf/spark-env.sh"
+  local number
+  for number in $(seq "$1"); do
+    { SPARK_TRACKING_STRICT=true "$SCRIPT" 2>"$BATS_TEST_TMPDIR/log.$number" || touch "$BATS_TEST_TMPDIR/failed.$number"; } &
+  done
+  wait
+  for number in "$BATS_TEST_TMPDIR"/failed.*; do
+    [ ! -e "$number" ] || { cat "${number/failed/log}"; return 1; }
+  done
+  tree | diff "$BATS_TEST_TMPDIR/once" -
+}
+
+@test "a dozen strict starts at once end as one" {
+  quick_python right
+  starts_at_once 12
+}
+
+# bats test_tags=slow
+@test "a hundred strict starts at once end as one" {
+  starts_at_once 100
+}
+
+@test "strict starts at once end as one where there is no flock" {
+  mkdir "$BATS_TEST_TMPDIR/bin"
+  for tool in $(compgen -c | sort -u); do
+    [ "$tool" = flock ] || [ -z "$(type -P "$tool")" ] || ln -sf "$(type -P "$tool")" "$BATS_TEST_TMPDIR/bin/$tool"
+  done
+  quick_python right
+  PATH=$BATS_TEST_TMPDIR/bin starts_at_once 12
 }
 
 @test "other settings replace the earlier ones" {
@@ -143,6 +182,18 @@ tree() { (cd "$ROOT" && find . -type f -exec sh -c 'for f; do printf "%s %s %s\n
   tree | diff "$BATS_TEST_TMPDIR/before" -
 }
 
+@test "--print of wrong settings: the reason is on standard error; strict fails" {
+  quick_python wrong
+  "$SCRIPT" --print >"$BATS_TEST_TMPDIR/out" 2>"$BATS_TEST_TMPDIR/err"
+  grep -q 'would be left as it was: .*retired' "$BATS_TEST_TMPDIR/err"
+  SPARK_TRACKING_STRICT=true run "$SCRIPT" --print
+  [ "$status" -eq 1 ]
+  [[ "${lines[-1]}" == *retired* ]]
+  quick_python right
+  SPARK_TRACKING_STRICT=true run "$SCRIPT" --print
+  [ "$status" -eq 0 ]
+}
+
 @test "wrong settings: the cluster starts, tracking is as it was, and the reason is in the log and the environment" {
   "$SCRIPT"
   quick_python wrong
@@ -179,6 +230,13 @@ tree() { (cd "$ROOT" && find . -type f -exec sh -c 'for f; do printf "%s %s %s\n
   [[ "$output" != *hush* ]]
   SPARK_TRACKING_PACKAGE=https://ann:hush-5@127.0.0.1:9/no-package.whl run "$SCRIPT" --print
   [[ "$output" != *hush* ]]
+  [[ "$output" == *PIP_INDEX_URL* ]]
+  for uri in delta://u:hush-6@h/x http://hush-7@host 'delta+s3://hush-8@b' 'http://host/#hush-9' 'http://host?password=hush-10' \
+    'postgresql://u:hush-11@db/x' 'nonsense://u:hush-12@h'; do
+    SPARK_TRACKING_URI=$uri run "$SCRIPT"
+    [[ "$output" == *'left as it was'* ]]
+    [[ "$output" != *hush* ]]
+  done
   [ -z "$(grep -r hush "$ROOT")" ]
 }
 
