@@ -167,6 +167,13 @@ class Storage(Protocol):
     def note(self, path: str, data: bytes) -> None:
         """Put a file in place of what is there; a crash may leave a torn one."""
 
+    def remove_folder(self, parent: str, own: str) -> None:
+        """Remove the folder `parent/own` with all in it; none is no error. A link on the way down `own` is unlinked, never followed.
+
+        Raises:
+            OSError, LakeError: it could not be removed, or `parent` leads through a link.
+        """
+
     def files(self, folder: str) -> Iterator[File]:
         """The files directly in a folder."""
 
