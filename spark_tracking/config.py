@@ -59,6 +59,13 @@ def _count(text: str) -> int:
     return number
 
 
+def _above_zero(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError("expected a whole number, 1 or more")
+    return number
+
+
 def _flag(text: str) -> bool:
     if text.lower() in ("1", "true", "yes", "on"):
         return True
@@ -79,6 +86,15 @@ RETENTION_DAYS = Setting(
 )
 EXPERIMENT = Setting(
     "SPARK_TRACKING_EXPERIMENT", "", str, "the experiment of processes that name none; may hold {user}, {job}, {notebook}, {cluster}"
+)
+
+# What a reader takes from servers and folders of others.
+MAX_PAGE_BYTES = Setting(
+    "SPARK_TRACKING_MAX_PAGE_BYTES", 128 << 20, _above_zero, "how large an answer of a tracking server may be, unpacked, in bytes"
+)
+MAX_PAGES = Setting("SPARK_TRACKING_MAX_PAGES", 10_000, _above_zero, "after how many pages a listing counts as endless")
+FOREIGN_FILES = Setting(
+    "SPARK_TRACKING_FOREIGN_FILES", False, _flag, "whether Delta tables of others may name files outside their folder, as shallow clones do"
 )
 
 # What a cluster start reads (`spark_tracking.destination`), beside EXPERIMENT.

@@ -8,12 +8,14 @@ if the lake still holds the synced value. The base is a set of short digests, no
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from datetime import datetime, timedelta, timezone
 from hashlib import blake2b
 from typing import Any
 
 from spark_tracking.lake import Entity, Event
+from spark_tracking.lake.clock import milliseconds as of_stamp
 from spark_tracking.lake.state import Register, Stamp
 
 Row = dict[str, Any]
@@ -23,6 +25,11 @@ OWNER = ("sync", "source")
 MARK_BYTES = 8
 _NOWHERE = Stamp(0, "")
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+
+
+def now() -> int:
+    """Milliseconds since 1970."""
+    return time.time_ns() // 1_000_000
 
 
 def milliseconds(time: datetime | None) -> str | None:
@@ -120,9 +127,8 @@ def changes(kind: str, id: str, wanted: Registers, there: Entity | None, base: C
         base: the marks of what the last sync saw.
     """
     fields = {} if there is None or not there.exists else there.fields
-    if fields and ("attr", "deleted") in wanted and wanted["attr", "lifecycle_stage"] == "deleted" and wanted["attr", "deleted"] is None:
-        # A source that doesn't tell when: the time at which it was first seen stays.
-        wanted = {**wanted, ("attr", "deleted"): _current(fields, "attr", "deleted")}
+    if ("attr", "deleted") in wanted and wanted["attr", "deleted"] is None:
+        wanted = {**wanted, ("attr", "deleted"): _first_seen(wanted["attr", "lifecycle_stage"], fields, base)}
     for (field, key), value in wanted.items():
         if value is None:
             continue
@@ -135,8 +141,26 @@ def changes(kind: str, id: str, wanted: Registers, there: Entity | None, base: C
     for field, registers in fields.items():
         for key, register in registers.items():
             gone = register.value is not None and wanted.get((field, key)) is None and field != "param"
-            if gone and mark(field, key, register.value or "") in base:
+            restored = (field, key) == ("attr", "deleted") and wanted.get(("attr", "lifecycle_stage")) == "active"
+            if gone and (mark(field, key, register.value or "") in base or (restored and _is_news(wanted, fields, base))):
                 yield Event(kind, id, field, key, None)
+
+
+def _first_seen(stage: str | None, fields: Mapping[str, Any], base: Collection[bytes]) -> str | None:
+    """When a thing of a source that doesn't tell the time was first seen in the trash; None where it is not in the lake's."""
+    known = _current(fields, "attr", "deleted")
+    if stage != "deleted" or known is not None:
+        return known if stage == "deleted" else None
+    if _current(fields, "attr", "lifecycle_stage") == "deleted":
+        hlc = fields["attr"]["lifecycle_stage"].stamp.hlc
+        return str(of_stamp(hlc) if hlc else now())
+    return None if fields and mark("attr", "lifecycle_stage", "deleted") in base else str(now())
+
+
+def _is_news(wanted: Registers, fields: Mapping[str, Any], base: Collection[bytes]) -> bool:
+    """Whether the source's stage is about to become the lake's."""
+    stage = wanted["attr", "lifecycle_stage"] or ""
+    return _current(fields, "attr", "lifecycle_stage") != stage and mark("attr", "lifecycle_stage", stage) not in base
 
 
 def _current(fields: Mapping[str, Any], field: str, key: str) -> str | None:
