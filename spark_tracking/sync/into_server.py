@@ -351,20 +351,15 @@ class IntoServer(Copying):
         blocks = points.of_run(copy, "", arrived, there)
         models = self._models.of(row["run_id"])
         found: list[dict[str, Any]] = []
-        measured: dict[tuple[str, str, int, int], int] = {}
+        measured: set[tuple[str, str, int, int]] = set()  # a server's model has one value at a time and step
         for block in blocks:
             for name, value, at, step in zip(block.names, block.values, block.times, block.steps):
                 model_id, dataset_name, dataset_digest = models.get(points.key(name, at, step, value), (None, None, None))
                 model = self.copy_of("logged_model", model_id) if model_id else None
-                of = {"model_id": model, "dataset_name": dataset_name, "dataset_digest": dataset_digest} if model else {}
-                if model:  # of which a server takes one value at a time and step; a lake shows the greatest
-                    first = measured.setdefault((model, name, at, step), len(found))
-                    if first != len(found) and float(found[first]["value"]) < value:
-                        found[first], of = metric(name, float(found[first]["value"]), at, step, {}), of
-                        measured[model, name, at, step] = len(found)
-                    elif first != len(found):
-                        of = {}
-                found.append(metric(name, value, at, step, of))
+                of = {"model_id": model, "dataset_name": dataset_name, "dataset_digest": dataset_digest}
+                is_first = model is not None and (model, name, at, step) not in measured
+                measured.add((str(model), name, at, step))
+                found.append(metric(name, value, at, step, of if is_first else {}))
         return found
 
     def _write(self, copy: str, events: list[Event], metrics: list[dict[str, Any]], state: str) -> None:
@@ -410,7 +405,7 @@ class IntoServer(Copying):
         if not rows:
             return
         tally = self.result.things["logged_model"]
-        ids = tuple(dict.fromkeys(self._experiments[row["experiment_id"]] for row in rows))
+        ids = dict.fromkeys(self._experiments[row["experiment_id"]] for row in rows)
         known = tuple(id for id in ids if not id.startswith("new "))
         listed = self._server.source.rows("logged_models_latest", experiment_ids=known) if known else iter(())
         there = {dict(model["tags"] or ()).get(ORIGIN): model for batch in listed for model in batch.to_pylist()}

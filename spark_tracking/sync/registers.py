@@ -14,6 +14,7 @@ from datetime import datetime, timedelta, timezone
 from hashlib import blake2b
 from typing import Any
 
+from spark_tracking.errors import InvalidInput
 from spark_tracking.lake import Entity, Event
 from spark_tracking.lake.clock import milliseconds as of_stamp
 from spark_tracking.lake.state import Register, Stamp
@@ -23,6 +24,7 @@ Registers = dict[tuple[str, str], str | None]
 OWNER = ("sync", "source")
 """The register that says which source a thing came from."""
 MARK_BYTES = 8
+_RUN_STATUS = (None, "RUNNING", "SCHEDULED", "FINISHED", "FAILED", "KILLED")
 _NOWHERE = Stamp(0, "")
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
@@ -42,7 +44,7 @@ def experiment(row: Row) -> Registers:
     times = {"created": row["create_time"], "updated": row["update_time"], "deleted": row["delete_time"]}
     attrs = {key: milliseconds(time) for key, time in times.items()}
     attrs["created"] = attrs["created"] or attrs["updated"] or "0"
-    attrs |= {key: row[key] for key in ("name", "artifact_location", "lifecycle_stage")}
+    attrs |= {"name": row["name"], "artifact_location": row["artifact_location"], "lifecycle_stage": _stage(row)}
     return _attrs(attrs) | _pairs("tag", row["tags"])
 
 
@@ -51,7 +53,10 @@ def run(row: Row) -> Registers:
     times = {"start_time": row["start_time"], "end_time": row["end_time"], "deleted": row["delete_time"]}
     attrs = {key: milliseconds(time) for key, time in times.items()}
     attrs["created"] = attrs["start_time"] or "0"
-    attrs |= {key: row[key] for key in ("experiment_id", "run_name", "created_by", "status", "lifecycle_stage", "artifact_uri")}
+    if row["status"] not in _RUN_STATUS:
+        raise InvalidInput(f"Its status {row['status']!r:.40} is none of {', '.join(filter(None, _RUN_STATUS))}.")
+    attrs |= {key: row[key] for key in ("experiment_id", "run_name", "status", "artifact_uri")}
+    attrs |= {"created_by": row["created_by"] or "", "lifecycle_stage": _stage(row)}
     found = _attrs(attrs) | _pairs("param", row["params"]) | _pairs("tag", row["tags"])
     for order, data in enumerate(row["datasets"] or ()):
         value = {name: data[name] for name in ("name", "digest", "source_type", "source", "schema", "profile")}
@@ -161,6 +166,11 @@ def _is_news(wanted: Registers, fields: Mapping[str, Any], base: Collection[byte
     """Whether the source's stage is about to become the lake's."""
     stage = wanted["attr", "lifecycle_stage"] or ""
     return _current(fields, "attr", "lifecycle_stage") != stage and mark("attr", "lifecycle_stage", stage) not in base
+
+
+def _stage(row: Row) -> str:
+    """The only two stages that MLflow can show."""
+    return "deleted" if row["lifecycle_stage"] == "deleted" else "active"
 
 
 def _current(fields: Mapping[str, Any], field: str, key: str) -> str | None:
