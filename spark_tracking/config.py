@@ -59,6 +59,13 @@ def _count(text: str) -> int:
     return number
 
 
+def _above_zero(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError("expected a whole number, 1 or more")
+    return number
+
+
 def _flag(text: str) -> bool:
     if text.lower() in ("1", "true", "yes", "on"):
         return True
@@ -85,6 +92,15 @@ TAGS = Setting(
     None,
     _flag,
     "whether runs get the tags spark_tracking.*; default: where a cluster's start or `use` set up",
+)
+
+# What a reader takes from servers and folders of others.
+MAX_PAGE_BYTES = Setting(
+    "SPARK_TRACKING_MAX_PAGE_BYTES", 128 << 20, _above_zero, "how large an answer of a tracking server may be, unpacked, in bytes"
+)
+MAX_PAGES = Setting("SPARK_TRACKING_MAX_PAGES", 10_000, _above_zero, "after how many pages a listing counts as endless")
+FOREIGN_FILES = Setting(
+    "SPARK_TRACKING_FOREIGN_FILES", False, _flag, "whether Delta tables of others may name files outside their folder, as shallow clones do"
 )
 
 # What a cluster start reads (`spark_tracking.destination`), beside EXPERIMENT.

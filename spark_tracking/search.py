@@ -63,11 +63,6 @@ def in_stages(view_type: int) -> str:
     return one_of("lifecycle_stage", sorted(LifecycleStage.view_type_to_stages(view_type)))
 
 
-def at_most_time(column: str, milliseconds: int) -> str:
-    """The predicate that a time column is not after `milliseconds` since the epoch."""
-    return _time(column, "<=", milliseconds)
-
-
 def all_of(*predicates: str) -> str:
     """All of the predicates; 'true' ones are left out."""
     return " AND ".join(p for p in predicates if p != "true") or "true"

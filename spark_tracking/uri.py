@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 OBJECT_STORES = ("s3", "abfss", "gs")
 SCHEMES = ("delta", "delta+file", "delta+s3", "delta+abfss", "delta+gs")
+LONGEST_ID = 250
 _FORMS = (
     "delta:///absolute/path, delta:relative/path, delta+s3://bucket/prefix, "
     "delta+abfss://container@account.dfs.core.windows.net/prefix or delta+gs://bucket/prefix"
@@ -119,6 +120,13 @@ class LakeUri:
     def __str__(self) -> str:
         """The tracking URI."""
         return f"delta://{quote(self.root)}" if self.is_local else f"delta+{self.root}"
+
+
+def is_plain_id(id: object) -> bool:
+    """Whether a text can be the id of a run, model or experiment: it becomes the name of a folder, so that it must be no more than that."""
+    if not isinstance(id, str) or not 0 < len(id) <= LONGEST_ID or ".." in id or id == ".":
+        return False
+    return id.isprintable() and not any(character in id for character in "/\\%")
 
 
 def is_lake_uri(text: str) -> bool:

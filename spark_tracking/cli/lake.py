@@ -139,6 +139,9 @@ def purge(path: str, dry_run: bool, older_than_days: float | None) -> None:
     purged = purge_deleted(path, older_than_days, dry_run)
     for kind, ids in purged.items():
         click.echo(f"{kind:<26}{len(ids):>6} {'would go' if dry_run else 'purged'}")
+    for line in purged.kept:
+        click.echo(f"KEPT: {line}", err=True)
+    sys.exit(1 if purged.kept else 0)
 
 
 @lake.command()

@@ -28,6 +28,7 @@ FAILURES_SHOWN = 20
 @click.option("--verify", is_flag=True, help="Compare everything, metric histories too, not only what the listings show as changed.")
 @click.option("--follow", "every", is_flag=False, flag_value=60.0, type=click.FloatRange(min=0), help="Again every so many seconds (60).")
 @click.option("--dry-run", is_flag=True, help="Say what would change, and change nothing.")
+@click.option("--force", is_flag=True, help="Go on where the source has lost more than half of what it had at the last sync.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, one line a sync.")
 @click.option("--quiet", is_flag=True, help="No progress.")
 def sync(source: str, target: str, every: float | None, as_json: bool, quiet: bool, **options: Any) -> None:

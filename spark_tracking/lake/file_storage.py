@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import threading
 import time
 import uuid
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from spark_tracking.lake.faults import explained
@@ -94,6 +95,22 @@ class FileStorage:
         os.rename(self._prefix + path, self._prefix + target)
         fsync_folder(Path(self._prefix + SET_ASIDE))
         return target
+
+    def remove_folder(self, parent: str, own: str) -> None:
+        place = os.path.realpath(self.root)
+        for name in parent.split("/") if parent else ():
+            place = os.path.join(place, name)
+            if os.path.islink(place):
+                raise OSError(f"'{place}' is a link, and links are not followed")
+        for name in own.split("/"):
+            place = os.path.join(place, name)
+            if os.path.islink(place) or os.path.isfile(place):
+                os.unlink(place)
+                return
+        with suppress(FileNotFoundError):
+            shutil.rmtree(place)
+        with suppress(OSError):  # where nothing else lies beside it
+            os.rmdir(os.path.dirname(place))
 
     def files(self, folder: str) -> Iterator[File]:
         for entry in os.scandir(self._prefix + folder):

@@ -139,6 +139,11 @@ class ObjectStorage:
                     for path in paths:
                         self.delete([path])
 
+    def remove_folder(self, parent: str, own: str) -> None:
+        paths = [meta["path"] for meta in self.objects(f"{parent}/{own}" if parent else own)]
+        for start in range(0, len(paths), 1000):
+            self.delete(paths[start : start + 1000])
+
     def objects(self, folder: str, after: str | None = None) -> Iterator[ObjectMeta]:
         """All objects below a folder in the order of their names; those behind `after`, if given."""
         with self._asking():

@@ -183,6 +183,13 @@ class Storage(Protocol):
     def set_aside(self, path: str) -> str:
         """Move a file out of the way, to where nothing of a lake looks; returns where to. It stays until a person removes it."""
 
+    def remove_folder(self, parent: str, own: str) -> None:
+        """Remove the folder `parent/own` with all in it; none is no error. A link on the way down `own` is unlinked, never followed.
+
+        Raises:
+            OSError, LakeError: it could not be removed, or `parent` leads through a link.
+        """
+
     def files(self, folder: str) -> Iterator[File]:
         """The files directly in a folder."""
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterator, Sequence
 from datetime import datetime
+from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
-from spark_tracking.errors import InvalidInput, Unavailable
+from spark_tracking import config
+from spark_tracking.errors import InvalidInput, PermissionRefused, Unavailable
 from spark_tracking.lake import storage
 from spark_tracking.lake.root import MARKER
 from spark_tracking.lake.tables import BY_NAME, RUNS_LATEST
@@ -27,6 +31,39 @@ def layout_of(root: str) -> str:
         return "tables" if all(DeltaTable.is_deltatable(f"{root}/{name}") for name in NAMES) else ""
     except (DeltaError, OSError, ValueError):
         return ""
+
+
+def _require_inside(root: str, table: str, delta: DeltaTable) -> None:
+    """See that a table of somebody else's reads nothing but its own files.
+
+    Raises:
+        PermissionRefused: its log names a file elsewhere, or a link leads there.
+    """
+    if config.FOREIGN_FILES.get():
+        return
+    folder, home = f"{root}/{table}", os.path.realpath(root) + os.sep
+    named = pa.table(delta.get_add_actions())["path"].to_pylist()
+    outside = [path for path in named if _leads_out(path)]
+    if "://" not in root and not outside:
+        log = [f"_delta_log/{name}" for name in os.listdir(f"{folder}/_delta_log")]
+        outside = [path for path in (*named, *log) if not os.path.realpath(f"{folder}/{unquote(path)}").startswith(home)]
+    if outside:
+        raise PermissionRefused(
+            f"The Delta table {folder} names '{outside[0][:200]}', which lies outside of its folder. Nothing of it is read. "
+            f"If that is meant, as in a shallow clone, set {config.FOREIGN_FILES.name}=true."
+        )
+
+
+def _leads_out(path: str) -> bool:
+    decoded = path
+    while (more := unquote(decoded)) != decoded:
+        decoded = more
+    return (
+        decoded.startswith(("/", "\\"))
+        or re.match(r"[A-Za-z][\w+.-]*:", decoded) is not None
+        or ".." in re.split(r"[/\\]", decoded)
+        or "\0" in decoded
+    )
 
 
 class SystemTables:
@@ -58,6 +95,7 @@ class SystemTables:
             delta = DeltaTable(f"{self._root}/{table}", version=version)
             if as_of is not None:
                 delta.load_as_version(as_of)
+            _require_inside(self._root, table, delta)
             stored = {field.name for field in delta.schema().fields}
             query = Query.of(delta)
         except (DeltaError, OSError) as error:

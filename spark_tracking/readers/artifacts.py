@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from urllib.parse import unquote
 
 import pyarrow as pa
 
+from spark_tracking.errors import Unavailable
+from spark_tracking.readers.pages import Listing, printable
 from spark_tracking.readers.schemas import ARTIFACTS
 
 LISTINGS_AT_ONCE = 8
+DEEPEST = 50
 
 
 def list_artifacts(runs: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -35,11 +39,27 @@ def _files(uri: str | None) -> list[tuple[str, int | None]]:
 
 
 def walk(repository: Any) -> Iterator[tuple[str, int | None]]:
-    """Path and size of each file of an MLflow artifact repository."""
+    """Path and size of each file of an MLflow artifact repository.
+
+    Raises:
+        Unavailable: it lists something outside of itself, or folders without end.
+    """
     folders: list[str | None] = [None]
+    listing = Listing("The list of the artifacts")
     while folders:
-        for info in repository.list_artifacts(folders.pop()):
+        folder = folders.pop()
+        listing.turn()
+        for info in repository.list_artifacts(folder):
+            _require_below(folder, info.path)
             if info.is_dir:
                 folders.append(info.path)
             else:
                 yield info.path, info.file_size
+
+
+def _require_below(folder: str | None, path: str) -> None:
+    parts = unquote(path).replace("\\", "/").split("/")
+    if not path.startswith(f"{folder}/" if folder else "") or {"", ".", ".."} & set(parts) or any(ord(c) < 32 for c in unquote(path)):
+        raise Unavailable(f"The artifacts list '{printable(path)}' in their folder '{folder or '.'}', which it is not in. It is refused.")
+    if len(parts) > DEEPEST:
+        raise Unavailable(f"The artifacts' folders go deeper than {DEEPEST} ('{path[:60]}…'): does one list itself?")

@@ -6,6 +6,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+FIRST_TIME, LAST_TIME = -62_135_596_800_000, 253_402_300_799_999
+"""The years 1 to 9999 in milliseconds since 1970."""
+
 
 def maps(owners: pa.Array, rows: pa.Table, type_: pa.MapType) -> pa.Array:
     """For each owner the map of its keys, sorted by key.
@@ -62,5 +65,13 @@ def _one(column: pa.ChunkedArray | pa.Array, type_: pa.DataType) -> pa.Array:
 
 
 def times(column: pa.Array) -> pa.Array:
-    """Milliseconds since 1970 as times."""
+    """Milliseconds since 1970 as times.
+
+    Raises:
+        ValueError: one lies outside of the years that can be shown.
+    """
+    found = pc.min_max(column.cast(pa.int64())).as_py()
+    for end in (found["min"], found["max"]):
+        if end is not None and not FIRST_TIME <= end <= LAST_TIME:
+            raise ValueError(f"the time {end} is not within the years 1 to 9999")
     return pc.multiply(column.cast(pa.int64()), 1000).cast(pa.timestamp("us", tz="UTC"))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cached_property
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -13,6 +15,7 @@ from spark_tracking.errors import NotFound
 from spark_tracking.readers.query import EVERYTHING, Query, Range
 from spark_tracking.readers.schemas import DATASETS
 
+_log = logging.getLogger(__name__)
 DERIVED = {"datasets": "runs_latest", "artifacts": "runs_latest"}
 
 
@@ -22,6 +25,17 @@ class Reader(ABC):
     A reader is made where it is used and never sent anywhere: it may hold connections. Its methods can be called from one
     thread at a time.
     """
+
+    @cached_property
+    def refused(self) -> dict[tuple[str, str], str]:
+        """Rows that were left out as they are malformed: the reason by table and id."""
+        return {}
+
+    def refuse(self, table: str, id: str, reason: str) -> None:
+        """Leave a row out, and tell so once."""
+        if (table, id) not in self.refused:
+            self.refused[table, id] = reason
+            _log.warning("%s: %s of %s. %s", self.name, id, table, reason)
 
     def resolve(self, query: Query) -> Query:
         """`query` with names turned into ids, after checking all that can be checked before reading.

@@ -5,16 +5,19 @@ The tables are those of `mlflow.store.tracking.dbmodels.models` and `mlflow.stor
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from spark_tracking.errors import InvalidInput
+from spark_tracking.errors import InvalidInput, NotFound, PermissionRefused
 from spark_tracking.lake import tables as lake_tables
 from spark_tracking.readers.assemble import lists, maps, times
 from spark_tracking.readers.base import DERIVED, Reader
 from spark_tracking.readers.filters import parse
+from spark_tracking.readers.pages import printable, reason
 from spark_tracking.readers.query import EVERYTHING, Query, Range
 from spark_tracking.readers.sql import Database
 from spark_tracking.readers.sql_filter import conditions, quoted
@@ -27,6 +30,7 @@ RUNS_PER_HISTORY_PART = 64
 MAX_PARTS = 64
 _MODEL_STATUS = pa.array(["UNSPECIFIED", "PENDING", "READY", "FAILED"])
 _STRINGS = lake_tables.STRINGS
+AnyRows = TypeVar("AnyRows", pa.Table, pa.RecordBatch)
 
 
 def _schema(**types: str) -> pa.Schema:
@@ -50,6 +54,7 @@ class DatabaseReader(Reader):
 
     def __init__(self, uri: str) -> None:
         self._db = Database(uri)
+        self._only = ""  # SQL for the one row that is wanted of a small table
 
     @property
     def name(self) -> str:
@@ -97,28 +102,79 @@ class DatabaseReader(Reader):
         if query.table in read:
             yield from read[query.table](query, part)
             return
-        small = {
-            "experiments_latest": self._experiments,
-            "registered_models_latest": self._registered_models,
-            "model_versions_latest": self._model_versions,
-        }
-        with self._db.snapshot():
-            rows = small[query.table](query)
+        rows = self._small_table(query)
         yield from rows.sort_by([(name, "ascending") for name in query.spec.order]).to_batches()
+
+    def _small_table(self, query: Query) -> pa.Table:
+        """All rows of a table that is read at once; where that fails, each alone, without those that cannot be read."""
+        build, source, key = {
+            "experiments_latest": (self._experiments, "experiments", ("experiment_id",)),
+            "registered_models_latest": (self._registered_models, "registered_models", ("name",)),
+            "model_versions_latest": (self._model_versions, "model_versions", ("name", "version")),
+        }[query.table]
+        try:
+            with self._db.snapshot():
+                return self._sound(build(query))
+        except Exception as error:
+            if isinstance(error, (NotFound, PermissionRefused)):
+                raise
+        tables = [query.spec.schema.empty_table()]
+        columns = ", ".join(f"r.{name}" for name in key)
+        for row in self._db.table(f"SELECT {columns} FROM {source} r", _schema(**dict.fromkeys(key, "s"))).to_pylist():
+            self._only = " AND ".join(f"r.{name} = {self._db.text(value or '')}" for name, value in row.items())
+            try:
+                with self._db.snapshot():
+                    tables.append(self._sound(build(query)))
+            except Exception as error:
+                self.refuse(query.table, printable("/".join(map(str, row.values()))), f"The row cannot be read: {reason(error)}.")
+            finally:
+                self._only = ""
+        return pa.concat_tables(tables)
 
     # -- runs -------------------------------------------------------------------------------------------------
 
     def _runs(self, query: Query, part: Range) -> Iterator[pa.RecordBatch]:
-        last, size = None, RUNS_PER_CHUNK // 5
+        return self._chunked(query, part, _RUN, RUNS_PER_CHUNK // 5, partial(self._run_batch, query))
+
+    def _chunked(
+        self, query: Query, part: Range, schema: pa.Schema, size: int, build: Callable[[pa.Table, str], pa.RecordBatch]
+    ) -> Iterator[pa.RecordBatch]:
+        """The batches that `build` makes of chunks of rows; a row that it cannot make one of is left out."""
+        last: str | None = None
         while True:
-            with self._db.snapshot():
-                chunk, among = self._chunk(query, part, last, _RUN, size)
-                if not len(chunk):
-                    return
-                batch = self._run_batch(query, chunk, among)
+            try:
+                with self._db.snapshot():
+                    chunk, among = self._chunk(query, part, last, schema, size)
+                    if not len(chunk):
+                        return
+                    batch = self._sound(build(chunk, among))
+            except Exception as error:
+                if isinstance(error, (NotFound, PermissionRefused)) or "locked" in str(error):
+                    raise
+                if size == 1:
+                    last = self._left_out(query, part, last, schema, error)
+                size = max(1, size // 8)
+                continue
             yield batch  # with no transaction open while somebody else works
-            last = chunk["run_uuid"][-1].as_py()
+            last = chunk[schema.names[0]][-1].as_py()
             size = max(1, min(RUNS_PER_CHUNK, BYTES_PER_CHUNK * len(chunk) // max(1, batch.nbytes)))
+
+    def _left_out(self, query: Query, part: Range, last: str | None, schema: pa.Schema, error: Exception) -> str:
+        """The id of the next row, which is left out.
+
+        Raises:
+            SparkTrackingError: the database gives nothing at all.
+        """
+        chunk, _ = self._chunk(query, part, last, pa.schema([schema.field(0)]), 1)
+        id = str(chunk.column(0)[0].as_py())
+        self.refuse(query.table, printable(id), f"The row cannot be read: {reason(error)}.")
+        return id
+
+    def _sound(self, rows: AnyRows) -> AnyRows:
+        """The rows, if their texts are texts: SQLite stores any bytes."""
+        if self._db.dialect == "sqlite":
+            rows.validate(full=True)
+        return rows
 
     def _chunk(self, query: Query, part: Range, last: str | None, schema: pa.Schema, size: int) -> tuple[pa.Table, str]:
         """The next rows of `runs` or `logged_models`, and SQL for their ids."""
@@ -258,26 +314,21 @@ class DatabaseReader(Reader):
         return pa.Table.from_batches([_batch(query, columns)])
 
     def _logged_models(self, query: Query, part: Range) -> Iterator[pa.RecordBatch]:
-        last = None
-        while True:
-            with self._db.snapshot():
-                chunk, among = self._chunk(query, part, last, _MODEL, RUNS_PER_CHUNK)
-                if not len(chunk):
-                    return
-                owners = chunk["model_id"].combine_chunks()
-                same = ("model_id", "experiment_id", "name", "model_type", "source_run_id", "status_message", "lifecycle_stage")
-                columns = {name: chunk[name] for name in same} | {
-                    "create_time": times(chunk["creation_timestamp_ms"]),
-                    "update_time": times(chunk["last_updated_timestamp_ms"]),
-                    "status": _MODEL_STATUS.take(chunk["status"].combine_chunks()),
-                    "artifact_uri": chunk["artifact_location"],
-                    "params": self._pairs("logged_model_params", owners, among, "model_id", "param_key", "param_value"),
-                    "tags": self._pairs("logged_model_tags", owners, among, "model_id", "tag_key", "tag_value"),
-                    "metrics": self._model_metrics(owners, among),
-                }
-                batch = _batch(query, columns)
-            yield batch
-            last = owners[-1].as_py()
+        return self._chunked(query, part, _MODEL, RUNS_PER_CHUNK, partial(self._model_batch, query))
+
+    def _model_batch(self, query: Query, chunk: pa.Table, among: str) -> pa.RecordBatch:
+        owners = chunk["model_id"].combine_chunks()
+        same = ("model_id", "experiment_id", "name", "model_type", "source_run_id", "status_message", "lifecycle_stage")
+        columns = {name: chunk[name] for name in same} | {
+            "create_time": times(chunk["creation_timestamp_ms"]),
+            "update_time": times(chunk["last_updated_timestamp_ms"]),
+            "status": _MODEL_STATUS.take(chunk["status"].combine_chunks()),
+            "artifact_uri": chunk["artifact_location"],
+            "params": self._pairs("logged_model_params", owners, among, "model_id", "param_key", "param_value"),
+            "tags": self._pairs("logged_model_tags", owners, among, "model_id", "tag_key", "tag_value"),
+            "metrics": self._model_metrics(owners, among),
+        }
+        return _batch(query, columns)
 
     def _model_metrics(self, owners: pa.Array, among: str) -> pa.Array:
         names = ("metric_name", "metric_value", "metric_step", "metric_timestamp_ms", "run_id", "dataset_name", "dataset_digest")
@@ -334,6 +385,8 @@ class DatabaseReader(Reader):
     def _conditions(self, query: Query, part: Range) -> Iterator[str]:
         yield from conditions(query.spec.filter, parse(query.spec.filter, query.filter), self._db)
         kind = query.spec.filter
+        if self._only:
+            yield self._only
         if kind in ("registered_models", "model_versions"):
             return
         if query.experiment_ids is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from spark_tracking.errors import InvalidInput, NotFound
 from spark_tracking.readers import rest_json
 from spark_tracking.readers.base import DERIVED, Reader
 from spark_tracking.readers.filters import parse
+from spark_tracking.readers.pages import sound
 from spark_tracking.readers.query import EVERYTHING, Query, Range
 
 PAGE = 1_000
@@ -78,17 +80,18 @@ class FolderReader(Reader):
 
     def _batches(self, query: Query, part: Range) -> Iterator[pa.RecordBatch]:
         table = DERIVED.get(query.table, query.table)
+        refuse = partial(self.refuse, table)
         if table == "experiments_latest":
-            yield rest_json.experiments(list(map(_json, self._listed(_VIEWS[query.view_type]))))
+            yield sound(rest_json.experiments, list(map(_json, self._listed(_VIEWS[query.view_type]))), refuse)
         elif table == "registered_models_latest":
             for page in _pages(self._registry.search_registered_models, query.filter):
-                yield rest_json.registered_models(list(map(_json, page)))
+                yield sound(rest_json.registered_models, list(map(_json, page)), refuse)
         elif table == "model_versions_latest":
             for page in _pages(self._registry.search_model_versions, query.filter):
-                yield rest_json.model_versions(list(map(_json, page)))
+                yield sound(rest_json.model_versions, list(map(_json, page)), refuse)
         elif table == "logged_models_latest":
             models = self._store.search_logged_models(self._experiment_ids(query), query.filter)
-            yield rest_json.logged_models(list(map(_json, models)))
+            yield sound(rest_json.logged_models, list(map(_json, models)), refuse)
         else:
             for runs in self._runs(query):
                 if table == "run_metrics_history":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import inspect
 from collections.abc import Sequence
 from datetime import date, datetime
 
@@ -86,6 +88,7 @@ def read(
     timestamp: Time | None = None,
     as_of: Time | None = None,
     requests_per_second: float | None = None,
+    **unknown: object,
 ) -> pa.RecordBatchReader:
     """Read a table of any tracking server into Arrow.
 
@@ -112,6 +115,11 @@ def read(
     Example:
         >>> read("runs_latest", tracking_uri="delta:///lake", filter="metrics.acc > 0.9").read_pandas()
     """
+    for name in unknown:
+        options = [option for option in inspect.signature(read).parameters if option not in ("table", "unknown")]
+        near = difflib.get_close_matches(name, options, 1)
+        hint = f" Did you mean {near[0]}=?" if near else ""
+        raise InvalidInput(f"read() has no option '{name}'.{hint} It takes {', '.join(options)}.")
     if isinstance(experiment_ids, str) or isinstance(experiment_names, str):
         raise InvalidInput("experiment_ids and experiment_names take lists, such as experiment_ids=['1', '2'].")
     query = Query(

@@ -15,12 +15,13 @@ from typing import Any
 
 import pyarrow as pa
 
-from spark_tracking.errors import InvalidInput, NotFound
+from spark_tracking.errors import InvalidInput, NotFound, Unavailable
 from spark_tracking.readers import rest_json
 from spark_tracking.readers.base import DERIVED, Reader
 from spark_tracking.readers.filters import parse
+from spark_tracking.readers.pages import Listing, rows_of, sound, sound_rows
 from spark_tracking.readers.query import EVERYTHING, Query, Range
-from spark_tracking.readers.rest_http import Http
+from spark_tracking.readers.rest_http import Http, TooLarge
 from spark_tracking.readers.rest_json import Json
 from spark_tracking.readers.streams import interleaved
 
@@ -64,10 +65,11 @@ class RestReader(Reader):
                 if value in (found if asked == "experiment_id" else found.values()):
                     continue
                 try:
-                    experiment = self._http.get(path, **{asked: value})["experiment"]
+                    told = self._http.get(path, **{asked: value}).get("experiment")
                 except (NotFound, InvalidInput):
                     continue
-                found[experiment["experiment_id"]] = experiment["name"]
+                for experiment in sound_rows(rest_json.experiments, [told] if told else [], partial(self.refuse, "experiments_latest")):
+                    found[experiment["experiment_id"]] = experiment["name"]
         return found
 
     def check_filter(self, query: Query) -> None:
@@ -123,26 +125,28 @@ class RestReader(Reader):
         yield from table.sort_by([(name, "ascending") for name in query.spec.order]).to_batches(PAGE_RUNS)
 
     def _unordered(self, query: Query, part: Range) -> Iterator[pa.RecordBatch]:
+        refuse = partial(self.refuse, query.table)
         if query.table in ("runs", "runs_latest"):
             for runs in self._pages_of_runs(query, part):
-                yield rest_json.runs(runs, query.table)
+                yield sound(partial(rest_json.runs, table=query.table), runs, refuse)
         elif query.table == "run_metrics_history":
             yield from interleaved(self._series_of(query, part), AT_ONCE, AT_ONCE)
         elif query.table == "logged_models_latest":
             for ids in self._experiment_ids(query):
                 order = [{"field_name": "creation_timestamp", "ascending": True}]
                 models = {"experiment_ids": ids, "filter": query.filter, "max_results": PAGE_MODELS, "order_by": order}
-                yield from map(rest_json.logged_models, self._pages("logged-models/search", "models", models))
+                for page in self._pages("logged-models/search", "models", models):
+                    yield sound(rest_json.logged_models, page, refuse)
         elif query.table == "experiments_latest":
-            for page in self._list_experiments(query, query.filter):
-                yield rest_json.experiments(page)
+            yield from map(rest_json.experiments, self._list_experiments(query, query.filter))
         else:
             path, key = {"registered_models_latest": ("registered-models", "registered_models")}.get(
                 query.table, ("model-versions", "model_versions")
             )
             convert = rest_json.registered_models if key == "registered_models" else rest_json.model_versions
             body: dict[str, Any] = {"filter": query.filter, "max_results": PAGE_OTHERS}
-            yield from map(convert, self._pages(f"{path}/search", key, body, "GET"))
+            for page in self._pages(f"{path}/search", key, body, "GET"):
+                yield sound(convert, page, refuse)
 
     # -- runs -------------------------------------------------------------------------------------------------
 
@@ -156,6 +160,7 @@ class RestReader(Reader):
             low, high = part.low, part.high
             seen: set[str] = set()
             count = min(PAGE_RUNS, FIRST_RUNS)
+            listing = Listing(f"The list of runs of {self.name}")
             while True:
                 page, more = self._page(query, ids, low, high, count)
                 fresh = [run for id, run in {run["info"]["run_id"]: run for run in page}.items() if id not in seen]
@@ -163,9 +168,12 @@ class RestReader(Reader):
                     yield fresh
                 if not more:
                     break
-                low = _start(page[-1])
+                listing.turn()
+                last, low = low, _start(page[-1])
+                if isinstance(last, int) and (low is None or low < last):
+                    raise Unavailable(f"The list of runs of {self.name} is not in the order that was asked for; it would never end.")
                 seen = {run["info"]["run_id"] for run in page if _start(run) == low}
-                keys = sum(len(run.get("data", {}).get(kind, ())) for run in page for kind in ("metrics", "params", "tags"))
+                keys = sum(len((run.get("data") or {}).get(kind) or ()) for run in page for kind in ("metrics", "params", "tags"))
                 count = max(1, min(PAGE_RUNS, PAGE_KEYS * len(page) // max(1, keys)))
 
     def _page(self, query: Query, ids: list[str], low: Any, high: Any, count: int) -> tuple[list[Json], bool]:
@@ -181,7 +189,9 @@ class RestReader(Reader):
         while token and within(page) and count < LARGEST_PAGE:
             count = min(LARGEST_PAGE, 4 * count)
             page, token = self._search_page(query, ids, low, high, count)
+        listing = Listing(f"The list of runs of {self.name}")
         while token and within(page):
+            listing.token({"next_page_token": token})
             rest, token = self._search_page(query, ids, low, high, count, token=token)
             page += rest
         return page, bool(token)
@@ -206,30 +216,51 @@ class RestReader(Reader):
             "order_by": [f"attributes.start_time {order}"],
             "page_token": token,
         }
-        answer = self._http.post("runs/search", body)
-        return answer.get("runs", []), answer.get("next_page_token")
+        answer = self._shrinking(lambda size: self._http.post("runs/search", {**body, "max_results": size}), count)
+        runs = rows_of(answer, "runs", self.name)
+        plain = [run for run in runs if _is_run(run)]
+        if len(plain) < len(runs):
+            sound_rows(_checked_runs, [run for run in runs if not _is_run(run)], partial(self.refuse, "runs_latest"))
+        return plain, answer.get("next_page_token")
+
+    def _shrinking(self, ask: Callable[[int], Any], size: int) -> Any:
+        """An answer of at most `size` rows, of fewer where it would be too large."""
+        while True:
+            try:
+                return ask(size)
+            except TooLarge:
+                if size == 1:
+                    raise
+                size = max(1, size // 8)
 
     def _series_of(self, query: Query, part: Range) -> Iterator[Callable[[], Iterator[pa.RecordBatch]]]:
         """What reads each metric of each run."""
         for page in self._runs(query, part):
-            for run in page:
+            for run in sound_rows(_checked_runs, page, partial(self.refuse, "runs_latest")):
                 yield from (partial(self._series, run, metric["key"]) for metric in run.get("data", {}).get("metrics", ()))
 
     def _series(self, run: Json, name: str) -> Iterator[pa.RecordBatch]:
         """The history of one metric, page by page; a point that is logged in between may move others to the next page, never past it."""
         seen: set[tuple[Any, ...]] = set()
         token = None
+        id = run["info"]["run_id"]
+        listing = Listing(f"The history of '{name}' of run {id} on {self.name}")
+        convert = partial(rest_json.points, run, name)
+
+        def refuse(point: str, reason: str) -> None:
+            self.refuse("run_metrics_history", f"{id}, a point of '{name}'", reason)
+
         while True:
-            answer = self._http.get(
-                "metrics/get-history", run_id=run["info"]["run_id"], metric_key=name, max_results=PAGE_POINTS, page_token=token
-            )
-            page, token = answer.get("metrics", []), answer.get("next_page_token")
+            asked = {"run_id": id, "metric_key": name, "max_results": PAGE_POINTS, "page_token": token}
+            answer = self._http.get("metrics/get-history", **asked)
+            page, token = rows_of(answer, "metrics", self.name), listing.token(answer)
             if token or seen:
+                page = sound_rows(convert, page, refuse) if not all(map(_is_point, page)) else page
                 points = {(p["timestamp"], p.get("step", 0), p["value"]): p for p in page}
                 page = [p for key, p in points.items() if key not in seen]
                 seen = set(points)
             if page:
-                yield rest_json.points(run, name, page)
+                yield sound(convert, page, refuse)
             if not token:
                 return
 
@@ -249,18 +280,41 @@ class RestReader(Reader):
         body = {"filter": filter, "view_type": view, "max_results": PAGE_OTHERS, "order_by": ["experiment_id ASC"]}
         wanted = None if query.experiment_ids is None or everything else set(query.experiment_ids)
         for page in self._pages("experiments/search", "experiments", body):
+            page = sound_rows(rest_json.experiments, page, partial(self.refuse, "experiments_latest"))
             yield [experiment for experiment in page if wanted is None or experiment["experiment_id"] in wanted]
 
     def _pages(self, path: str, key: str, body: dict[str, Any], method: str = "POST") -> Iterator[list[Json]]:
+        listing = Listing(f"The listing {path} of {self.name}")
         token = None
+
+        def ask(size: int) -> Any:
+            asked = {**body, "max_results": size, "page_token": token}
+            return self._http.get(path, **asked) if method == "GET" else self._http.post(path, asked)
+
         while True:
-            asked = {**body, "page_token": token}
-            answer = self._http.get(path, **asked) if method == "GET" else self._http.post(path, asked)
-            if page := answer.get(key):
+            answer = self._shrinking(ask, body["max_results"])
+            if page := rows_of(answer, key, self.name):
                 yield page
-            token = answer.get("next_page_token")
+            token = listing.token(answer)
             if not token:
                 return
+
+
+_checked_runs = partial(rest_json.runs, table="runs_latest")
+
+
+def _is_run(run: Any) -> bool:
+    """Whether a run has what paging goes by."""
+    try:
+        data, start = run.get("data") or {}, run["info"].get("start_time")
+        lists = all(isinstance(data.get(kind) or [], list) for kind in ("metrics", "params", "tags"))
+        return lists and bool(run["info"]["run_id"] + "") and (start is None or rest_json.time(start) is not None)
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError):
+        return False
+
+
+def _is_point(point: Any) -> bool:
+    return isinstance(point, dict) and not any(isinstance(point.get(name), (dict, list, type(None))) for name in ("timestamp", "value"))
 
 
 def _start(run: Json) -> int | None:

@@ -11,6 +11,7 @@ import os
 import random
 import time
 from collections.abc import Mapping
+from contextlib import closing
 from email.utils import parsedate_to_datetime
 from typing import Any
 
@@ -18,15 +19,21 @@ import orjson
 from mlflow.exceptions import MlflowException
 from mlflow.utils.rest_utils import http_request
 
+from spark_tracking import config
 from spark_tracking.errors import InvalidInput, InvalidUri, NotFound, PermissionRefused, SparkTrackingError, Unavailable
 from spark_tracking.masking import masked
 from spark_tracking.readers.rate_limit import RateLimit
 
 _log = logging.getLogger(__name__)
 _RETRIED = (408, 429, 500, 502, 503, 504)
+_CHUNK = 64 << 10
 ATTEMPTS = 10
 TIMEOUT_SECONDS = 120
 LONGEST_PAUSE = 60.0
+
+
+class TooLarge(Unavailable):
+    """An answer that is larger than is allowed; a shorter page may not be."""
 
 
 class Http:
@@ -68,8 +75,10 @@ class Http:
                     max_retries=0,
                     raise_on_status=False,
                     timeout=TIMEOUT_SECONDS,
+                    stream=True,
                     **arguments,
                 )
+                content = self._content(response, path)
             except SparkTrackingError:
                 raise
             except Exception as error:  # connection errors come as several classes, by way of MLflow's or Databricks' client
@@ -77,20 +86,37 @@ class Http:
                 seconds = None
             else:
                 if response.status_code not in (200, *_RETRIED):
-                    raise _refusal(response, self.shown, path)
+                    raise _refusal(response.status_code, content, self.shown, path)
                 reason = f"status {response.status_code}"
                 seconds = _retry_after(response.headers.get("Retry-After"))
                 if response.status_code == 200:
                     try:
-                        return _parsed(response.content)
-                    except ValueError as error:
+                        answer = _parsed(content)
+                    except (ValueError, RecursionError) as error:
                         reason = f"half an answer: {error}"
+                    else:
+                        if isinstance(answer, dict):
+                            return answer
+                        raise Unavailable(f"The tracking server {self.shown} answers {path} with a {type(answer).__name__}, no object.")
             if attempt + 1 < attempts:
                 self._back_off(attempt, seconds, reason)
         raise Unavailable(
             f"The tracking server {self.shown} did not answer {path} after {attempts} attempts ({reason[:300]}). "
             "Check that it runs and can be reached from this machine; a busy server may need requests_per_second=."
         )
+
+    def _content(self, response: Any, path: str) -> bytes:
+        """The answer, unpacked as it comes, so that no more of it is held than is allowed."""
+        limit, content = config.MAX_PAGE_BYTES.get(), bytearray()
+        with closing(response):
+            for chunk in response.iter_content(_CHUNK):
+                content += chunk
+                if len(content) > limit:
+                    raise TooLarge(
+                        f"The tracking server {self.shown} answers {path} with more than {limit:,} bytes, which is refused. "
+                        f"If that is right, set {config.MAX_PAGE_BYTES.name} to a larger number."
+                    )
+        return bytes(content)
 
     def _host(self) -> Any:
         """Host and credentials as they are now: MLflow, its plug-ins and Databricks' SDK renew what can be renewed."""
@@ -118,7 +144,7 @@ def _parsed(content: bytes) -> Any:
     try:
         return orjson.loads(content or b"{}")
     except orjson.JSONDecodeError:
-        return json.loads(content)
+        return json.loads(content.decode("utf-8", "surrogateescape"))  # a text that is none costs its row
 
 
 def _host_credentials(tracking_uri: str) -> Any:
@@ -132,6 +158,8 @@ def _host_credentials(tracking_uri: str) -> Any:
         path = tracking_uri.removeprefix("file://")
         if scheme == "mssql":
             lacks = "is a database of a kind that is not read"
+        elif os.path.isfile(path):
+            lacks = f"is a file. If it is an SQLite database, name it sqlite:///{'/' if path.startswith('/') else ''}{path.lstrip('/')}"
         elif os.path.isdir(path):
             lacks = "holds no lake, no system.mlflow tables and no mlruns"
         else:
@@ -143,6 +171,9 @@ def _host_credentials(tracking_uri: str) -> Any:
     try:
         store = _get_store(tracking_uri)
     except Exception as error:
+        if scheme in ("s3", "abfss", "gs", "s3a", "abfs"):
+            lake = f"delta+{scheme.replace('s3a', 's3')}:{shown.partition(':')[2]}"
+            raise InvalidUri(f"'{shown}' holds no lake and no system.mlflow tables. A lake's URI is {lake}.") from None
         said = masked(f"'{tracking_uri}': {str(error).splitlines()[0]}", tracking_uri)
         raise InvalidUri(f"MLflow knows no tracking server for {said}") from None
     if not isinstance(store, RestStore):
@@ -163,19 +194,19 @@ def _retry_after(text: str | None) -> float | None:
         return None
 
 
-def _refusal(response: Any, shown: str, path: str) -> SparkTrackingError:
+def _refusal(status: int, content: bytes, shown: str, path: str) -> SparkTrackingError:
     try:
-        answer = orjson.loads(response.content)
+        answer = orjson.loads(content)
         said = str(answer.get("message") or answer)
     except (orjson.JSONDecodeError, AttributeError):
-        said = response.text[:300]
+        said = content[:300].decode("utf-8", "replace")
     said = said.strip().rstrip(".")
-    if response.status_code in (401, 403):
+    if status in (401, 403):
         return PermissionRefused(
-            f"The tracking server {shown} refused {path} (status {response.status_code}): {said}. Check MLFLOW_TRACKING_USERNAME and "
+            f"The tracking server {shown} refused {path} (status {status}): {said}. Check MLFLOW_TRACKING_USERNAME and "
             "MLFLOW_TRACKING_PASSWORD, MLFLOW_TRACKING_TOKEN, or the platform's credentials, and call spark_tracking.use(spark) again "
             "after a change. A notebook's own token cannot be renewed on the workers: use a service principal for long reads."
         )
-    if response.status_code == 404:
+    if status == 404:
         return NotFound(f"The tracking server {shown} has no such thing ({path}): {said}. Is it an MLflow server of a recent version?")
-    return InvalidInput(f"The tracking server {shown} did not accept {path} (status {response.status_code}): {said}.")
+    return InvalidInput(f"The tracking server {shown} did not accept {path} (status {status}): {said}.")

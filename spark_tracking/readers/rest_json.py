@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from spark_tracking.lake import tables as lake_tables
-from spark_tracking.readers.assemble import times
+from spark_tracking.readers.assemble import FIRST_TIME, LAST_TIME, times
 from spark_tracking.readers.schemas import TABLES
 
 Json = Mapping[str, Any]
@@ -19,10 +19,11 @@ _MODEL_STATUS = {"LOGGED_MODEL_PENDING": "PENDING", "LOGGED_MODEL_READY": "READY
 
 def runs(page: Sequence[Json], table: str) -> pa.RecordBatch:
     """Runs as rows of `runs` or `runs_latest`."""
-    infos, data = [run["info"] for run in page], [run.get("data", {}) for run in page]
+    infos, data = [run["info"] for run in page], [run.get("data") or {} for run in page]
     metrics = [d.get("metrics", ()) for d in data]
     columns = {
-        **{name: _texts(infos, name) for name in ("run_id", "experiment_id", "status", "artifact_uri", "run_name", "lifecycle_stage")},
+        **{name: _ids(infos, name) for name in ("run_id", "experiment_id")},
+        **{name: _texts(infos, name) for name in ("status", "artifact_uri", "run_name", "lifecycle_stage")},
         "created_by": _texts(infos, "user_id"),
         "start_time": _times(infos, "start_time"),
         "end_time": _times(infos, "end_time"),
@@ -57,7 +58,8 @@ def experiments(page: Sequence[Json]) -> pa.RecordBatch:
     """Rows of `experiments_latest`."""
     deleted = [{"at": e.get("last_update_time")} if e.get("lifecycle_stage") == "deleted" else {} for e in page]
     columns = {
-        **{name: _texts(page, name) for name in ("experiment_id", "name", "artifact_location", "lifecycle_stage")},
+        **{name: _ids(page, name) for name in ("experiment_id", "name")},
+        **{name: _texts(page, name) for name in ("artifact_location", "lifecycle_stage")},
         "create_time": _times(page, "creation_time"),
         "update_time": _times(page, "last_update_time"),
         "delete_time": _times(deleted, "at"),
@@ -68,13 +70,12 @@ def experiments(page: Sequence[Json]) -> pa.RecordBatch:
 
 def logged_models(page: Sequence[Json]) -> pa.RecordBatch:
     """Rows of `logged_models_latest`."""
-    infos, data = [model["info"] for model in page], [model.get("data", {}) for model in page]
-    for info in infos:
-        info["status"] = _MODEL_STATUS.get(info.get("status"), "UNSPECIFIED")
-        info["lifecycle_stage"] = "active"  # the server shows no others
+    infos, data = [model["info"] for model in page], [model.get("data") or {} for model in page]
     columns = {
-        **{name: _texts(infos, name) for name in ("model_id", "experiment_id", "name", "model_type", "source_run_id", "status")},
-        **{name: _texts(infos, name) for name in ("status_message", "artifact_uri", "lifecycle_stage")},
+        **{name: _ids(infos, name) for name in ("model_id", "experiment_id")},
+        **{name: _texts(infos, name) for name in ("name", "model_type", "source_run_id", "status_message", "artifact_uri")},
+        "status": pa.array([_MODEL_STATUS.get(info.get("status"), "UNSPECIFIED") for info in infos], pa.string()),
+        "lifecycle_stage": pa.array(["active"] * len(page), pa.string()),  # the server shows no others
         "create_time": _times(infos, "creation_timestamp_ms"),
         "update_time": _times(infos, "last_updated_timestamp_ms"),
         "params": pairs([d.get("params", ()) for d in data]),
@@ -88,7 +89,8 @@ def registered_models(page: Sequence[Json]) -> pa.RecordBatch:
     """Rows of `registered_models_latest`."""
     aliases = [[{"key": a["alias"], "value": a["version"]} for a in m.get("aliases", ())] for m in page]
     columns = {
-        **{name: _texts(page, name) for name in ("name", "description")},
+        "name": _ids(page, "name"),
+        "description": _texts(page, "description"),
         "create_time": _times(page, "creation_timestamp"),
         "update_time": _times(page, "last_updated_timestamp"),
         "tags": pairs([m.get("tags", ()) for m in page]),
@@ -99,8 +101,9 @@ def registered_models(page: Sequence[Json]) -> pa.RecordBatch:
 
 def model_versions(page: Sequence[Json]) -> pa.RecordBatch:
     """Rows of `model_versions_latest`."""
-    texts = ("name", "description", "current_stage", "source", "run_id", "run_link", "status", "status_message", "model_id")
+    texts = ("description", "current_stage", "source", "run_id", "run_link", "status", "status_message", "model_id")
     columns = {
+        "name": _ids(page, "name"),
         **{name: _texts(page, name) for name in texts},
         "created_by": _texts(page, "user_id"),
         "version": pa.array([int(v["version"]) for v in page], pa.int64()),
@@ -136,12 +139,30 @@ def _key(pair: Json) -> bytes:
 
 
 def _texts(items: Sequence[Json], name: str) -> pa.Array:
-    return pa.array([item.get(name) or None for item in items], pa.string())
+    return pa.array([None if (value := item.get(name)) == "" else value for item in items], pa.string())
+
+
+def _ids(items: Sequence[Json], name: str) -> pa.Array:
+    found = _texts(items, name)
+    if found.null_count:
+        raise ValueError(f"its {name} is missing")
+    return found
 
 
 def _times(items: Sequence[Json], name: str) -> pa.Array:
-    values = [item.get(name) for item in items]
-    return times(pa.array([None if value in (None, "") else int(value) for value in values], pa.int64()))
+    return times(pa.array([None if (value := item.get(name)) in (None, "") else time(value) for item in items], pa.int64()))
+
+
+def time(value: Any) -> int:
+    """Milliseconds since 1970 that a table can hold.
+
+    Raises:
+        ValueError, TypeError, OverflowError: `value` is none.
+    """
+    found = int(value)
+    if not FIRST_TIME <= found <= LAST_TIME:
+        raise ValueError(f"the time {value} is not within the years 1 to 9999")
+    return found
 
 
 def _aggregates(metrics: Iterable[Json]) -> list[dict[str, Any]]:
@@ -164,7 +185,7 @@ def _model_metrics(items: Iterable[Iterable[Json]]) -> pa.Array:
                 "metric_name": m["key"],
                 "value": float(m["value"]),
                 "step": int(m.get("step", 0)),
-                "metric_time": int(m["timestamp"]) * 1000,
+                "metric_time": time(m["timestamp"]) * 1000,
                 "run_id": m.get("run_id"),
                 "dataset_name": m.get("dataset_name"),
                 "dataset_digest": m.get("dataset_digest"),

@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 import pyarrow as pa
 
-from spark_tracking.errors import InvalidUri, NotFound, PermissionRefused, SparkTrackingError, Unavailable
+from spark_tracking.errors import InvalidInput, InvalidUri, NotFound, PermissionRefused, SparkTrackingError, Unavailable
 from spark_tracking.masking import masked
 
 BATCH_ROWS = 65_536
@@ -51,6 +51,8 @@ class Database:
         self.dialect = _DIALECTS[scheme.split("+")[0].lower()]
         self.shown = masked(uri, uri)
         self._uri = f"{self.dialect}:{rest}"
+        if self.dialect == "sqlite":
+            _require_file(uri, self.shown)
         with self._errors():
             self._connection = _adbc(self.dialect, self._uri) or _sqlalchemy(self.dialect, uri)
 
@@ -76,9 +78,18 @@ class Database:
             self._connection.end()
 
     def text(self, value: str) -> str:
-        """`value` as a literal."""
-        value = value.replace("'", "''")
-        return "'" + (value.replace("\\", "\\\\") if self.dialect == "mysql" else value) + "'"
+        """`value` as a literal that means the same under every setting of the server.
+
+        What a backslash in quotes means is a setting of PostgreSQL (`standard_conforming_strings`) and of MySQL (`NO_BACKSLASH_ESCAPES`).
+        """
+        if self.dialect == "mysql" and "\\" in value:
+            return f"_utf8mb4 X'{_bytes(value).hex()}'"
+        if self.dialect == "sqlite" and "\0" in value:
+            return f"CAST(X'{_bytes(value).hex()}' AS TEXT)"
+        if "\0" in value:
+            raise InvalidInput(f"{value!r} holds a NUL character, which the database {self.shown} cannot store.")
+        quoted = "'" + value.replace("'", "''") + "'"
+        return "E" + quoted.replace("\\", "\\\\") if self.dialect == "postgresql" and "\\" in value else quoted
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -201,6 +212,22 @@ def _descriptors(uri: str) -> set[int] | None:
     except OSError:
         return None if "sqlite3" in sys.modules else set()
     return found
+
+
+def _bytes(value: str) -> bytes:
+    try:
+        return value.encode()
+    except UnicodeEncodeError:
+        raise InvalidInput(f"{value!r} holds half a character, which no database stores.") from None
+
+
+def _require_file(uri: str, shown: str) -> None:
+    match = re.match(r"sqlite(?:\+\w+)?:///([^?]*)", uri)
+    if match and match.group(1) not in ("", ":memory:") and not os.path.isfile(match.group(1)):
+        raise NotFound(
+            f"There is no database file '{os.path.abspath(match.group(1))}', which {shown} names. "
+            "Four slashes begin an absolute path (sqlite:////srv/mlflow.db), three a relative one."
+        )
 
 
 def _sqlite_file(uri: str) -> str:

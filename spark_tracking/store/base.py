@@ -94,8 +94,29 @@ def page(found: list[Any], offset: int, size: int, convert: Callable[[Any], T]) 
 
 
 def offset_of(page_token: str | None) -> int:
-    """Where a page begins."""
-    return int(SearchUtils.parse_start_offset_from_page_token(page_token))
+    """Where a page begins.
+
+    Raises:
+        MlflowException: the token is none that a page of ours ended with (INVALID_PARAMETER_VALUE).
+    """
+    try:
+        offset = SearchUtils.parse_start_offset_from_page_token(page_token)
+    except MlflowException:
+        raise
+    except Exception:  # valid base64 of valid JSON that is something else
+        offset = None
+    return valid_offset(offset)
+
+
+def valid_offset(offset: object) -> int:
+    """An offset that a page token holds.
+
+    Raises:
+        MlflowException: it is no count of rows (INVALID_PARAMETER_VALUE).
+    """
+    if not isinstance(offset, int) or isinstance(offset, bool) or not 0 <= offset < 1 << 63:
+        raise invalid(f"Invalid page token: its offset is {offset!r:.40}. Expected a token that the last page came with.")
+    return offset
 
 
 def invalid(message: str) -> MlflowException:

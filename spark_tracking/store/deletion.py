@@ -7,6 +7,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from spark_tracking import search
 from spark_tracking.errors import NotFound
 from spark_tracking.lake import Lake
+from spark_tracking.readers.opening import active_tracking_uri
 from spark_tracking.store.base import attrs, now
 
 _TOGETHER = 500
@@ -30,18 +31,14 @@ def delete_run(run_id: str, descendants: bool = False, tracking_uri: str | None 
 
     Raises:
         NotFound: the lake has no such run.
-        InvalidUri: the tracking URI is not a lake's.
+        InvalidInput: no tracking URI was given or set, or it is not a lake's.
 
     Example:
         >>> import spark_tracking as st
         >>> st.delete_run("01a1fdcd68707112b7837afdf42a479d", descendants=True)  # doctest: +SKIP
         ['01a1fdcd68707112b7837afdf42a479d', '01a1fdcd68717f31a5b8d3d1c8e0a7b2']
     """
-    if tracking_uri is None:
-        import mlflow
-
-        tracking_uri = mlflow.get_tracking_uri()
-    lake = Lake.open(tracking_uri)
+    lake = Lake.open(active_tracking_uri() if tracking_uri is None else tracking_uri)
     if lake.get("run", run_id) is None:
         raise NotFound(f"Run with id={run_id} not found in {lake.uri}. Look for it with `mlflow runs list`, or in another lake.")
     doomed = [run_id, *(_descendants(lake, run_id) if descendants else ())]

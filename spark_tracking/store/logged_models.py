@@ -23,7 +23,7 @@ from mlflow.utils.validation import _validate_logged_model_name
 from spark_tracking import entities, search
 from spark_tracking.lake import Entity, Event
 from spark_tracking.lake.state import ModelPoint
-from spark_tracking.store.base import attrs, drop_none, folded, invalid, new_id, not_found, now, pairs, require_values
+from spark_tracking.store.base import attrs, drop_none, folded, invalid, new_id, not_found, now, pairs, require_values, valid_offset
 from spark_tracking.store.metrics import Metrics
 
 KIND = "logged_model"
@@ -78,7 +78,7 @@ class LoggedModels(Metrics):
         model = self._logged_model(model_id)
         if model.deleted and not allow_deleted:
             raise _no_model(model_id)
-        return entities.logged_model(model)
+        return entities.logged_model(self._shown(model))
 
     def finalize_logged_model(self, model_id: str, status: LoggedModelStatus) -> LoggedModel:
         """Say that the model is ready, or failed."""
@@ -130,9 +130,12 @@ class LoggedModels(Metrics):
             raise invalid("`dataset_name` in the `datasets` clause must be specified.")
         offset = 0
         if page_token:
-            before = SearchLoggedModelsPaginationToken.decode(page_token)
+            try:
+                before = SearchLoggedModelsPaginationToken.decode(page_token)
+            except Exception as error:  # not base64, not UTF-8, not an object
+                raise invalid(f"Invalid page token '{page_token[:40]}'. Expected one that the last page came with.") from error
             before.validate(experiment_ids, filter_string, order_by)
-            offset = before.offset
+            offset = valid_offset(before.offset)
         size = max_results or SEARCH_LOGGED_MODEL_MAX_RESULTS_DEFAULT
         where = search.all_of(
             "lifecycle_stage != 'deleted'",
@@ -149,12 +152,11 @@ class LoggedModels(Metrics):
 
     def _get_deleted_logged_models(self, older_than: int = 0) -> list[str]:
         """Ids of the models that have been in the trash for at least `older_than` ms (for `mlflow gc`)."""
-        return self._ids_in_trash("logged_models_latest", "model_id", "update_time", older_than)
+        return self._ids_in_trash(KIND, older_than)
 
     def _hard_delete_logged_model(self, model_id: str) -> None:
         """Delete a model for good (for `mlflow gc`)."""
-        self._logged_model(model_id)
-        self.lake.purge(KIND, [model_id])
+        self._purge_with_artifacts(self._logged_model(model_id))
 
     def _logged_model(self, model_id: str) -> Entity:
         model = self.lake.get(KIND, model_id)

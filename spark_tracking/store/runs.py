@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -35,7 +36,9 @@ from mlflow.utils.uri import append_to_uri_path
 from mlflow.utils.validation import _validate_dataset_inputs, _validate_param, _validate_run_id, _validate_tag
 
 from spark_tracking import entities, search
+from spark_tracking.errors import LakeError, Unavailable
 from spark_tracking.lake import Entity, Event
+from spark_tracking.lake.state import Register, Stamp
 from spark_tracking.store.base import (
     attrs,
     check_time,
@@ -51,13 +54,18 @@ from spark_tracking.store.base import (
     require_values,
 )
 from spark_tracking.store.experiments import Experiments, check_max_results
+from spark_tracking.store.trash import NOWHERE, in_trash, remove_artifacts
 
+_log = logging.getLogger(__name__)
 KIND = "run"
 _DATASETS_SHOWN = 1000
 
 
 class Runs(Experiments):
     """The part of the tracking store that keeps runs."""
+
+    _emptying = False
+    """Whether `mlflow gc` has asked for the trash."""
 
     def create_run(
         self, experiment_id: str, user_id: str, start_time: int | None, tags: Sequence[RunTag] | None, run_name: str | None
@@ -92,7 +100,7 @@ class Runs(Experiments):
 
     def get_run(self, run_id: str) -> Run:
         """The run with all it has, deleted or not."""
-        return entities.run(self._run(run_id))
+        return entities.run(self._shown(self._run(run_id)))
 
     def update_run_info(self, run_id: str, run_status: int | None, end_time: int | None, run_name: str | None) -> RunInfo:
         """Set what is given, of an active run. The end of a root run makes its rows visible to readers of the tables."""
@@ -233,17 +241,31 @@ class Runs(Experiments):
 
     def _get_deleted_runs(self, older_than: int = 0) -> list[str]:
         """Ids of the runs that have been in the trash for at least `older_than` ms."""
-        return self._ids_in_trash("runs_latest", "run_id", "delete_time", older_than)
+        return self._ids_in_trash(KIND, older_than)
 
     def _hard_delete_run(self, run_id: str) -> None:
         """Delete a run for good."""
-        self._run(run_id)
-        self.lake.purge(KIND, [run_id])
+        self._purge_with_artifacts(self._run(run_id))
 
-    def _ids_in_trash(self, table: str, key: str, since: str, older_than: int) -> list[str]:
-        before = search.at_most_time(since, now() - older_than)
-        rows = self.lake.scan(table, [key], f"lifecycle_stage = 'deleted' AND {before}")
-        return [id for batch in rows for id in batch.column(0).to_pylist()]
+    def _ids_in_trash(self, kind: str, older_than: int) -> list[str]:
+        self._emptying = True
+        return in_trash(self.lake, kind, now() - older_than)
+
+    def _shown(self, entity: Entity) -> Entity:
+        """An entity as callers may see it: to `mlflow gc`, which deletes what a URI says, the trash has no artifacts."""
+        if self._emptying and entity.deleted:
+            fields = {**entity.fields["attr"], "artifact_uri": Register(Stamp(0, ""), f"{NOWHERE}/{entity.id}")}
+            entity.fields["attr"] = fields
+        return entity
+
+    def _purge_with_artifacts(self, entity: Entity) -> None:
+        """Delete for good; what cannot be deleted stays in the trash and is told, so that the rest goes on."""
+        try:
+            remove_artifacts(self.lake, entity, self.lake.get("experiment", entity.attr("experiment_id") or ""))
+        except (LakeError, Unavailable) as error:
+            _log.warning("The %s '%s' was not deleted and stays in the trash: %s.", entity.kind, entity.id, error.message)
+        else:
+            self.lake.purge(entity.kind, [entity.id])
 
     # -- what the other parts build on --------------------------------------------------------------------------
 

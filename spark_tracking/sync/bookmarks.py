@@ -37,9 +37,10 @@ class Bookmark(NamedTuple):
 class Bookmarks:
     """The bookmarks of one source in one lake. Several syncs at once may each have one; they add to each other's files."""
 
-    def __init__(self, root: str | None, source: str) -> None:
+    def __init__(self, root: str | None, source: str, dry_run: bool = False) -> None:
         self._folder = f"_sync/{source}"
         self._storage = None if root is None else storage.of(root)
+        self._dry_run = dry_run
         self._pending: list[tuple[str, str, bytes, int | None, bytes]] = []
         self._lock = threading.RLock()
         self._learned: dict[tuple[str, str], Bookmark] = {}
@@ -91,7 +92,7 @@ class Bookmarks:
         """Write what was put; no file when there is nothing."""
         with self._lock:
             pending, self._pending = self._pending, []
-            if pending and self._storage is not None:
+            if pending and self._storage is not None and not self._dry_run:
                 self._files.append(self._write(_table(pending)))
 
     def tidy(self) -> None:

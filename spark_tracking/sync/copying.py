@@ -9,7 +9,7 @@ from itertools import islice
 
 import pyarrow as pa
 
-from spark_tracking.errors import NotFound
+from spark_tracking.errors import NotFound, Unavailable
 from spark_tracking.sync import artifacts, points
 from spark_tracking.sync.bookmarks import Bookmark, Bookmarks
 from spark_tracking.sync.fingerprint import digests
@@ -20,6 +20,14 @@ from spark_tracking.sync.source import Source
 _log = logging.getLogger(__name__)
 RUNS_AT_ONCE = 500
 POINTS_AT_ONCE = 500_000
+KIND_OF = {
+    "experiments_latest": "experiment",
+    "runs_latest": "run",
+    "run_metrics_history": "run",
+    "logged_models_latest": "logged_model",
+    "registered_models_latest": "registered_model",
+    "model_versions_latest": "model_version",
+}
 _UNTOLD = ("update_time",)
 """Columns that are no part of a row's state: a lake's `update_time` is when the row changed there."""
 
@@ -37,6 +45,7 @@ class Copying(ABC):
         self._wanted = wanted
         self._progress = progress
         self._models = points.ModelPoints()
+        self._listed: dict[str, int] = {}
         self.result = SyncResult(source.reader.name, target, wanted.dry_run)
 
     @abstractmethod
@@ -51,6 +60,36 @@ class Copying(ABC):
             tally.seen = len(self._marks.ids(kind))
         return True
 
+    def _expect(self, kind: str, table: str, rows: int) -> None:
+        """Believe a listing of the source, unless it lacks most of what it had: removing that here is not to be undone.
+
+        Raises:
+            Unavailable: it shrank to less than half.
+        """
+        rows += self._source.refused(table)
+        marked = self._marks.get("listed", f"{kind} {self._wanted.key}")
+        before = self._known_before(kind) if marked is None else marked.points or 0
+        if 2 * rows < before and not self._wanted.force:
+            things = f"{kind.replace('_', ' ')}s"
+            raise Unavailable(
+                f"{self._source.reader.name} lists {rows:,} {things} where the last sync saw {before:,}, so nothing more is taken from "
+                "it. Does the URI lead to the same server as before, and does that answer in full? If it has really lost them: --force."
+            )
+        self._listed[kind] = rows
+
+    def _known_before(self, kind: str) -> int:
+        """What is known of a listing that nobody has counted yet."""
+        if kind in ("registered_model", "model_version"):
+            return len(self._marks.ids(kind)) if self._wanted.models == "all" else 0
+        return int(bool(self._marks.ids(kind)) and not self._wanted.is_part and not self._wanted.experiments)
+
+    def _note_listings(self) -> None:
+        """Tell what was refused, and remember how long the listings were."""
+        for (table, id), reason in self._source.reader.refused.items():
+            self.result.fail(KIND_OF[table], id, reason)
+        for kind, rows in self._listed.items() if not self._wanted.dry_run else ():
+            self._marks.put("listed", f"{kind} {self._wanted.key}", Bookmark(b"-", rows, b""))
+
     def _note_state(self, state: bytes | None) -> None:
         if state is not None and self.result.ok and not self._wanted.dry_run and not self._same("state", self._wanted.key, state):
             self._marks.put("state", self._wanted.key, Bookmark(state, None, b""))
@@ -63,6 +102,7 @@ class Copying(ABC):
         """
         wanted = self._wanted.experiments
         rows: list[Row] = [row for batch in self._source.rows("experiments_latest") for row in batch.to_pylist()]
+        self._expect("experiment", "experiments_latest", len(rows))
         missing = [one for one in wanted if not any(one in (row["name"], row["experiment_id"]) for row in rows)]
         if missing:
             raise NotFound(
@@ -87,6 +127,7 @@ class Copying(ABC):
             if changed:
                 kept = batch.take(changed).append_column("digest", pa.array([found[i] for i in changed], pa.binary()))
                 yield kept.append_column("points", pa.array([numbers[i] if numbers else None for i in changed], pa.int64()))
+        self._expect("run", "runs_latest", self.result.things["run"].seen)
 
     def _same(self, kind: str, id: str, digest: bytes) -> bool:
         return self._marks.is_same(kind, id, digest)
@@ -143,6 +184,7 @@ class Copying(ABC):
                 self.result.things["logged_model"].seen += 1
                 if self._wanted.verify or not self._same("logged_model", row["model_id"], digest):
                     changed.append({**row, "digest": digest})
+        self._expect("logged_model", "logged_models_latest", self.result.things["logged_model"].seen)
         return changed
 
     @property

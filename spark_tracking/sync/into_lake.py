@@ -17,7 +17,7 @@ from spark_tracking.sync import points
 from spark_tracking.sync.bookmarks import Bookmark, Bookmarks
 from spark_tracking.sync.copying import RUNS_AT_ONCE, Copying, base_of, chunks
 from spark_tracking.sync.experiments import Experiments
-from spark_tracking.sync.registers import OWNER, Registers, Row, changes, logged_model, marks, run, split_marks
+from spark_tracking.sync.registers import OWNER, Registers, Row, changes, logged_model, mark, marks, run, split_marks
 from spark_tracking.sync.registry import Registry
 from spark_tracking.sync.result import Progress, SyncResult, Wanted
 from spark_tracking.sync.source import Source
@@ -32,7 +32,7 @@ class IntoLake(Copying):
     def __init__(self, source: Source, target: str, wanted: Wanted, progress: Progress) -> None:
         self._lake = _open(target, wanted.dry_run)
         root = None if self._lake is None else self._lake.uri.root
-        super().__init__(source, Bookmarks(root, source.id), wanted, progress, f"the lake {target}")
+        super().__init__(source, Bookmarks(root, source.id, wanted.dry_run), wanted, progress, f"the lake {target}")
         self._experiments = Experiments(self._lake, source)
 
     def sync(self) -> SyncResult:
@@ -41,6 +41,7 @@ class IntoLake(Copying):
         state = self._source.state()
         if not self._unchanged(state):
             self._copy()
+            self._note_listings()
             self._note_state(state)
         if self._lake is not None and not self._wanted.dry_run:
             self._marks.tidy()
@@ -57,7 +58,7 @@ class IntoLake(Copying):
             self._copy_runs(self._changed_runs(ids))
             self._copy_models(changed_models)
         if self._wanted.models != "none":
-            Registry(self._lake, self._source, self._marks, self._wanted, self.result).sync()
+            Registry(self._lake, self._source, self._marks, self._wanted, self.result, self._expect).sync()
 
     # -- experiments --------------------------------------------------------------------------------------------
 
@@ -96,6 +97,8 @@ class IntoLake(Copying):
         for row in rows:
             id, known = row["run_id"], there.get(row["run_id"])
             if known is None and marked[id] is not None:
+                if row["lifecycle_stage"] == "active" and mark("attr", "lifecycle_stage", "deleted") in split_marks(base_of(marked[id])):
+                    self.result.fail("run", id, "It was restored at the source after the lake had purged it; a lake takes no id twice.")
                 continue  # deleted for good in the lake, which stands
             if known is not None and known.items("sync").get("source") != self._source.id:
                 self.result.fail("run", id, "The lake has a run of this id that did not come from this source; it stays as it is.")

@@ -48,7 +48,7 @@ class IntoServer(Copying):
     def __init__(self, source: Source, server: Server, wanted: Wanted, progress: Progress) -> None:
         self._server = server
         self._server.source.reader.ping()
-        marks = Bookmarks(source.lake_root, f"to-{self._server.id}")
+        marks = Bookmarks(source.lake_root, f"to-{self._server.id}", wanted.dry_run)
         super().__init__(source, marks, wanted, progress, self._server.source.reader.name)
         self._experiments: dict[str, str] = {}
         self._fresh: set[str] = set()
@@ -81,7 +81,8 @@ class IntoServer(Copying):
                     self._copy_runs(_unspooled(spool))
             self._give_parents()
         if self._wanted.models != "none":
-            ServerRegistry(self._server, self._source, self._marks, self._wanted, self.result, self.copy_of).sync()
+            ServerRegistry(self._server, self._source, self._marks, self._wanted, self.result, self.copy_of, self._expect).sync()
+        self._note_listings()
         self._note_state(state)
         for id in deleted | self._reopened:
             self._server.send("experiments/delete", {"experiment_id": id})
@@ -244,7 +245,7 @@ class IntoServer(Copying):
 
     def _make_run(self, row: Row) -> str | Exception | None:
         if self._wanted.dry_run:
-            return None
+            return f"new {row['run_id']}"
         experiment, origin = self._experiments[row["experiment_id"]], self._origin(row["run_id"])
         start = int(milliseconds(row["start_time"]) or 0)
         body = {"experiment_id": experiment, "user_id": row["created_by"] or "", "start_time": start, "run_name": row["run_name"] or ""}
@@ -349,13 +350,16 @@ class IntoServer(Copying):
         there = set() if known is None else points.keys(self._server.source.points([known]))
         blocks = points.of_run(copy, "", arrived, there)
         models = self._models.of(row["run_id"])
-        found = []
+        found: list[dict[str, Any]] = []
+        measured: set[tuple[str, str, int, int]] = set()  # a server's model has one value at a time and step
         for block in blocks:
             for name, value, at, step in zip(block.names, block.values, block.times, block.steps):
                 model_id, dataset_name, dataset_digest = models.get(points.key(name, at, step, value), (None, None, None))
                 model = self.copy_of("logged_model", model_id) if model_id else None
                 of = {"model_id": model, "dataset_name": dataset_name, "dataset_digest": dataset_digest}
-                found.append(metric(name, value, at, step, of if model else {}))
+                is_first = model is not None and (model, name, at, step) not in measured
+                measured.add((str(model), name, at, step))
+                found.append(metric(name, value, at, step, of if is_first else {}))
         return found
 
     def _write(self, copy: str, events: list[Event], metrics: list[dict[str, Any]], state: str) -> None:
@@ -401,15 +405,18 @@ class IntoServer(Copying):
         if not rows:
             return
         tally = self.result.things["logged_model"]
-        ids = tuple(dict.fromkeys(self._experiments[row["experiment_id"]] for row in rows))
+        ids = dict.fromkeys(self._experiments[row["experiment_id"]] for row in rows)
         known = tuple(id for id in ids if not id.startswith("new "))
         listed = self._server.source.rows("logged_models_latest", experiment_ids=known) if known else iter(())
         there = {dict(model["tags"] or ()).get(ORIGIN): model for batch in listed for model in batch.to_pylist()}
         for row in rows:
             copy = there.get(self._origin(row["model_id"]))
-            tally.new += copy is None
             if self._wanted.dry_run:
+                if copy is not None or (row["lifecycle_stage"] != "deleted" and self._marks.get("logged_model", row["model_id"]) is None):
+                    self._note_copy("logged_model", row["model_id"], copy["model_id"] if copy else f"new {row['model_id']}")
+                    tally.new += copy is None
                 continue
+            tally.new += copy is None
             try:
                 written = self._copy_model(row, copy)
             except Exception as error:

@@ -8,12 +8,15 @@ if the lake still holds the synced value. The base is a set of short digests, no
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from datetime import datetime, timedelta, timezone
 from hashlib import blake2b
 from typing import Any
 
+from spark_tracking.errors import InvalidInput
 from spark_tracking.lake import Entity, Event
+from spark_tracking.lake.clock import milliseconds as of_stamp
 from spark_tracking.lake.state import Register, Stamp
 
 Row = dict[str, Any]
@@ -21,8 +24,14 @@ Registers = dict[tuple[str, str], str | None]
 OWNER = ("sync", "source")
 """The register that says which source a thing came from."""
 MARK_BYTES = 8
+_RUN_STATUS = (None, "RUNNING", "SCHEDULED", "FINISHED", "FAILED", "KILLED")
 _NOWHERE = Stamp(0, "")
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+
+
+def now() -> int:
+    """Milliseconds since 1970."""
+    return time.time_ns() // 1_000_000
 
 
 def milliseconds(time: datetime | None) -> str | None:
@@ -35,7 +44,7 @@ def experiment(row: Row) -> Registers:
     times = {"created": row["create_time"], "updated": row["update_time"], "deleted": row["delete_time"]}
     attrs = {key: milliseconds(time) for key, time in times.items()}
     attrs["created"] = attrs["created"] or attrs["updated"] or "0"
-    attrs |= {key: row[key] for key in ("name", "artifact_location", "lifecycle_stage")}
+    attrs |= {"name": row["name"], "artifact_location": row["artifact_location"], "lifecycle_stage": _stage(row)}
     return _attrs(attrs) | _pairs("tag", row["tags"])
 
 
@@ -44,7 +53,10 @@ def run(row: Row) -> Registers:
     times = {"start_time": row["start_time"], "end_time": row["end_time"], "deleted": row["delete_time"]}
     attrs = {key: milliseconds(time) for key, time in times.items()}
     attrs["created"] = attrs["start_time"] or "0"
-    attrs |= {key: row[key] for key in ("experiment_id", "run_name", "created_by", "status", "lifecycle_stage", "artifact_uri")}
+    if row["status"] not in _RUN_STATUS:
+        raise InvalidInput(f"Its status {row['status']!r:.40} is none of {', '.join(filter(None, _RUN_STATUS))}.")
+    attrs |= {key: row[key] for key in ("experiment_id", "run_name", "status", "artifact_uri")}
+    attrs |= {"created_by": row["created_by"] or "", "lifecycle_stage": _stage(row)}
     found = _attrs(attrs) | _pairs("param", row["params"]) | _pairs("tag", row["tags"])
     for order, data in enumerate(row["datasets"] or ()):
         value = {name: data[name] for name in ("name", "digest", "source_type", "source", "schema", "profile")}
@@ -120,9 +132,8 @@ def changes(kind: str, id: str, wanted: Registers, there: Entity | None, base: C
         base: the marks of what the last sync saw.
     """
     fields = {} if there is None or not there.exists else there.fields
-    if fields and ("attr", "deleted") in wanted and wanted["attr", "lifecycle_stage"] == "deleted" and wanted["attr", "deleted"] is None:
-        # A source that doesn't tell when: the time at which it was first seen stays.
-        wanted = {**wanted, ("attr", "deleted"): _current(fields, "attr", "deleted")}
+    if ("attr", "deleted") in wanted and wanted["attr", "deleted"] is None:
+        wanted = {**wanted, ("attr", "deleted"): _first_seen(wanted["attr", "lifecycle_stage"], fields, base)}
     for (field, key), value in wanted.items():
         if value is None:
             continue
@@ -135,8 +146,31 @@ def changes(kind: str, id: str, wanted: Registers, there: Entity | None, base: C
     for field, registers in fields.items():
         for key, register in registers.items():
             gone = register.value is not None and wanted.get((field, key)) is None and field != "param"
-            if gone and mark(field, key, register.value or "") in base:
+            restored = (field, key) == ("attr", "deleted") and wanted.get(("attr", "lifecycle_stage")) == "active"
+            if gone and (mark(field, key, register.value or "") in base or (restored and _is_news(wanted, fields, base))):
                 yield Event(kind, id, field, key, None)
+
+
+def _first_seen(stage: str | None, fields: Mapping[str, Any], base: Collection[bytes]) -> str | None:
+    """When a thing of a source that doesn't tell the time was first seen in the trash; None where it is not in the lake's."""
+    known = _current(fields, "attr", "deleted")
+    if stage != "deleted" or known is not None:
+        return known if stage == "deleted" else None
+    if _current(fields, "attr", "lifecycle_stage") == "deleted":
+        hlc = fields["attr"]["lifecycle_stage"].stamp.hlc
+        return str(of_stamp(hlc) if hlc else now())
+    return None if fields and mark("attr", "lifecycle_stage", "deleted") in base else str(now())
+
+
+def _is_news(wanted: Registers, fields: Mapping[str, Any], base: Collection[bytes]) -> bool:
+    """Whether the source's stage is about to become the lake's."""
+    stage = wanted["attr", "lifecycle_stage"] or ""
+    return _current(fields, "attr", "lifecycle_stage") != stage and mark("attr", "lifecycle_stage", stage) not in base
+
+
+def _stage(row: Row) -> str:
+    """The only two stages that MLflow can show."""
+    return "deleted" if row["lifecycle_stage"] == "deleted" else "active"
 
 
 def _current(fields: Mapping[str, Any], field: str, key: str) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from spark_tracking.lake import Entity, Event, Lake
@@ -11,6 +12,9 @@ from spark_tracking.sync.result import SyncResult, Wanted
 from spark_tracking.sync.source import Source
 
 MODEL, VERSION = "registered_model", "model_version"
+TABLES = {MODEL: "registered_models_latest", VERSION: "model_versions_latest"}
+Expect = Callable[[str, str, int], None]
+"""Takes a kind, its table and how many rows are listed; raises where that cannot be."""
 ORIGIN = ("sync", "id")
 LOCK = "spark-tracking sync "
 """How the registered models begin by which syncs into a server exclude each other."""
@@ -19,20 +23,20 @@ LOCK = "spark-tracking sync "
 class Registry:
     """One sync of a registry. Names are unique in a lake, so all changes go in as one conditional commit."""
 
-    def __init__(self, lake: Lake | None, source: Source, marks: Bookmarks, wanted: Wanted, result: SyncResult) -> None:
+    def __init__(self, lake: Lake | None, source: Source, marks: Bookmarks, wanted: Wanted, result: SyncResult, expect: Expect) -> None:
         self._lake = lake
         self._source = source
         self._marks = marks
         self._wanted = wanted
         self._result = result
+        self._expect = expect
         self._names: dict[str, str] = {}
         self._bases: dict[tuple[str, str], bytes] = {}
         self._new: set[str] = set()
 
     def sync(self) -> None:
         """Do it."""
-        models = listed(self._source, self._wanted, "registered_models_latest")
-        versions = listed(self._source, self._wanted, "model_versions_latest")
+        models, versions = listings(self._source, self._wanted, self._expect)
         events: list[Event] = []
 
         def decide() -> list[Event]:
@@ -90,7 +94,7 @@ class Registry:
 
     def _gone(self, models: set[str], versions: set[str], mine: dict[str, str]) -> list[Event]:
         """What was copied before and the source has no more. A registry has no trash, so it goes here, too."""
-        if self._wanted.models != "all":
+        if self._wanted.models != "all" or self._source.refused(*TABLES.values()):  # what is refused is not gone
             return []
         events = []
         for name in self._marks.ids(MODEL) - models:
@@ -124,6 +128,18 @@ class Registry:
         new = {id.partition(":")[2] for id in self._new if id.startswith(f"{kind}:")}
         tally.seen, tally.new, tally.written = seen, len(new), len(written)
         tally.changed = len({event.id for event in written} - new)
+
+
+def listings(source: Source, wanted: Wanted, expect: Expect) -> tuple[list[Row], list[Row]]:
+    """Both listings of a source, of which something may be removed, so that both must be believed.
+
+    Raises:
+        Unavailable: one of them lacks most of what it had.
+    """
+    found = [listed(source, wanted, table) for table in TABLES.values()]
+    for (kind, table), rows in zip(TABLES.items(), found):
+        expect(kind, table, len(rows))
+    return found[0], found[1]
 
 
 def listed(source: Source, wanted: Wanted, table: str) -> list[Row]:

@@ -7,7 +7,10 @@ from dataclasses import asdict, dataclass, field, replace
 from hashlib import blake2b
 from typing import Any
 
+from mlflow.exceptions import MlflowException
+
 from spark_tracking.masking import masked
+from spark_tracking.readers.pages import reason as why
 
 KINDS = ("experiment", "run", "logged_model", "registered_model", "model_version")
 ARTIFACT_MODES = ("copy", "reference", "none")
@@ -25,6 +28,7 @@ class Wanted:
         artifacts: `reference` leaves files where they are and points there, `copy` copies them below the target, `none` forgets them.
         verify: fetch and compare everything, whatever the bookmarks say.
         dry_run: change nothing, only tell.
+        force: take a listing that shrank to less than half for the truth.
     """
 
     experiments: tuple[str, ...] = ()
@@ -34,11 +38,12 @@ class Wanted:
     artifacts: str = "reference"
     verify: bool = False
     dry_run: bool = False
+    force: bool = False
 
     @property
     def key(self) -> str:
         """Names what was asked for: the same for the same."""
-        return blake2b(repr(replace(self, verify=False)).encode(), digest_size=8).hexdigest()
+        return blake2b(repr(replace(self, verify=False, dry_run=False, force=False)).encode(), digest_size=8).hexdigest()
 
     @property
     def is_part(self) -> bool:
@@ -104,8 +109,10 @@ class SyncResult:
     def fail(self, kind: str, id: str, reason: object) -> None:
         """Note a thing that could not be copied."""
         self.things[kind].failed += 1
-        first = str(reason).strip().splitlines()
-        self.failures.append(Failure(kind, id, masked(first[0]) if first else type(reason).__name__))
+        first = str(reason).strip().splitlines() or [type(reason).__name__]
+        if isinstance(reason, Exception) and not isinstance(reason, MlflowException):
+            first = [f"What the source says of it is malformed: {why(reason)}."]
+        self.failures.append(Failure(kind, id, masked(first[0])))
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""

@@ -24,6 +24,7 @@ def sync(
     artifacts: str = "reference",
     verify: bool = False,
     dry_run: bool = False,
+    force: bool = False,
     source_name: str | None = None,
     requests_per_second: float | None = None,
     requests_at_once: int = 4,
@@ -42,6 +43,7 @@ def sync(
         artifacts: `reference` (stay where they are), `copy` or `none`.
         verify: compare everything, metric histories and files included, instead of what the listings show as changed.
         dry_run: change nothing, only tell what would change.
+        force: go on where a listing of the source has shrunk to less than half since the last sync, which else stops this one.
         source_name: what names the source, where its URI may change (a server that moves); must stay the same.
         requests_per_second: at most so many requests a second, to each server.
         requests_at_once: at most so many requests under way, to each server.
@@ -52,7 +54,7 @@ def sync(
 
     Raises:
         InvalidInput, NotFound: a wrong option, or an experiment that the source does not have.
-        Unavailable, PermissionRefused: the source or target as a whole.
+        Unavailable, PermissionRefused: the source or target as a whole; or a listing of the source lacks most of what it had.
 
     Example:
         >>> sync("sqlite:////srv/mlflow.db", "delta:///shared/lake").things["run"].new
@@ -62,7 +64,7 @@ def sync(
         raise InvalidInput(f"artifacts='{artifacts}' is none of {', '.join(ARTIFACT_MODES)}.")
     named = models if models in ("all", "none") else tuple(models.split(",") if isinstance(models, str) else models)
     chosen = tuple(map(str, experiments))
-    wanted = Wanted(chosen, filter, milliseconds(since, "since"), named, artifacts, verify, dry_run)
+    wanted = Wanted(chosen, filter, milliseconds(since, "since"), named, artifacts, verify, dry_run, force)
     told = progress or (lambda kind, count: None)
     into_server = is_server(target)
     target_uri = target if into_server else _lake_uri(target)
@@ -88,7 +90,10 @@ def is_server(uri: str) -> bool:
 
 def _lake_uri(target: str) -> str:
     try:
-        return str(LakeUri.parse(target))
+        uri = LakeUri.parse(target)
+        if uri.is_local and uri.path.is_file():
+            raise InvalidUri("")
+        return str(uri)
     except InvalidUri:
         raise InvalidInput(
             f"'{masked(target, target)}' is no target. Expected a lake's URI or folder, or a server's URL; into an MLflow database by an "

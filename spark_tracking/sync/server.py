@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import random
 import socket
 import threading
 import time
@@ -32,6 +33,7 @@ PARENT = "spark_tracking.parent"
 ARTIFACTS = "spark_tracking.artifact_uri"
 """The tag that says where a run's files are, where they were not copied."""
 ATTEMPTS = 6
+RACES = 4
 LOCK_BEAT_SECONDS = 5.0
 LOCK_STALE_SECONDS = 30.0
 _METRICS, _PARAMS, _TAGS = 900, 100, 100
@@ -52,8 +54,15 @@ class Server:
         self._http = self.source.http
 
     def send(self, path: str, body: Mapping[str, Any], method: str = "POST") -> Any:
-        """A request whose repetition changes nothing."""
-        return self._http.send(method, path, body, ATTEMPTS)
+        """A request whose repetition changes nothing; done again where MLflow lost a race with itself, as two new runs' data sets do."""
+        for left in reversed(range(RACES)):
+            try:
+                return self._http.send(method, path, body, ATTEMPTS)
+            except InvalidInput as error:
+                if not left or not _is_there_already(error):
+                    raise
+                time.sleep(random.uniform(0.05, 0.3))
+        raise AssertionError
 
     def create(self, path: str, body: Mapping[str, Any], find: Callable[[], Any]) -> Any:
         """A request that creates something; after a lost answer `find` says whether it is there (None: it is not)."""
@@ -97,7 +106,21 @@ class Server:
         )
         for kind, items, size in kinds:
             for start in range(0, len(items), size):
-                self.send("runs/log-batch", {"run_id": run_id, kind: items[start : start + size]})
+                self._log_some(run_id, kind, items[start : start + size])
+
+    def _log_some(self, run_id: str, kind: str, items: Sequence[Any]) -> None:
+        """Log values. A point whose model has one of its time and step already is logged for the run alone."""
+        try:
+            self.send("runs/log-batch", {"run_id": run_id, kind: items})
+        except InvalidInput as error:
+            if kind != "metrics" or not _is_there_already(error):
+                raise
+            if len(items) == 1:
+                plain = {key: value for key, value in items[0].items() if key in ("key", "value", "timestamp", "step")}
+                self._http.send("POST", "runs/log-batch", {"run_id": run_id, kind: [plain]}, ATTEMPTS)
+                return
+            for half in (items[: len(items) // 2], items[len(items) // 2 :]):
+                self._log_some(run_id, kind, half)
 
     @contextmanager
     def lock(self, source_id: str) -> Iterator[None]:
@@ -169,6 +192,12 @@ def metric(name: str, value: float, time: int, step: int, of: Mapping[str, str |
 def pairs(items: Iterable[tuple[str, str]]) -> list[dict[str, str]]:
     """Keys and values as the API takes them."""
     return [{"key": key, "value": value} for key, value in items]
+
+
+def _is_there_already(error: SparkTrackingError) -> bool:
+    """Whether a database behind the server found a row of the same key, in its words for that."""
+    said = error.message.lower()
+    return any(words in said for words in ("unique constraint", "duplicate entry", "duplicate key", "integrityerror"))
 
 
 def _text(value: str) -> str:

@@ -11,11 +11,12 @@ from spark_tracking.lake.state import Entity
 from spark_tracking.sync.bookmarks import Bookmark, Bookmarks
 from spark_tracking.sync.copying import base_of
 from spark_tracking.sync.registers import Registers, Row, changes, entity, marks, model_version, registered_model, split_marks
-from spark_tracking.sync.registry import MODEL, VERSION, listed
+from spark_tracking.sync.registry import MODEL, TABLES, VERSION, Expect, listed, listings
 from spark_tracking.sync.result import SyncResult, Wanted
 from spark_tracking.sync.server import ORIGIN, Server, pairs
 from spark_tracking.sync.source import Source
 
+_PASSED = "The target's '{}' has passed version {}, which was deleted there; numbers do not come back."
 _SCHEMES = {"runs": "run", "models": "logged_model"}
 
 
@@ -34,6 +35,7 @@ class ServerRegistry:
         wanted: Wanted,
         result: SyncResult,
         copy_of: Callable[[str, str], str | None],
+        expect: Expect,
     ) -> None:
         self._server = server
         self._source = source
@@ -41,12 +43,14 @@ class ServerRegistry:
         self._wanted = wanted
         self._result = result
         self._copy_of = copy_of
+        self._expect = expect
 
     def sync(self) -> None:
         """Do it."""
-        everything = Wanted()
-        models, there = ({r["name"]: r for r in listed(s, w, "registered_models_latest")} for s, w in self._ends(everything))
-        versions, known = ([*listed(s, w, "model_versions_latest")] for s, w in self._ends(everything))
+        rows, versions = listings(self._source, self._wanted, self._expect)
+        models = {row["name"]: row for row in rows}
+        there = {row["name"]: row for row in listed(self._server.source, Wanted(), TABLES[MODEL])}
+        known = listed(self._server.source, Wanted(), TABLES[VERSION])
         mine = {dict(row["tags"] or ()).get(ORIGIN): name for name, row in there.items()}
         self._result.things[MODEL].seen, self._result.things[VERSION].seen = len(models), len(versions)
         for name, row in models.items():
@@ -62,11 +66,8 @@ class ServerRegistry:
                     self._give_aliases(row, copy, there.get(copy))
             except SparkTrackingError as error:
                 self._result.fail(MODEL, name, error)
-        if self._wanted.models == "all":
+        if self._wanted.models == "all" and not self._source.refused(*TABLES.values()):  # what is refused is not gone
             self._remove_gone(set(models), {f"{v['name']}/{v['version']}" for v in versions}, mine)
-
-    def _ends(self, everything: Wanted) -> list[tuple[Source, Wanted]]:
-        return [(self._source, self._wanted), (self._server.source, everything)]
 
     def _origin(self, id: str) -> str:
         return f"{self._source.id}/{id}"
@@ -132,7 +133,8 @@ class ServerRegistry:
         if copy is not None and origin != self._origin(id):
             if not (origin or "").startswith(self._origin(row["name"] + "/")):
                 raise InvalidState(f"Version {number} of '{name}' on the target was made there; it stays as it is.")
-            self._delete(name, number)  # a stand-in that a killed sync left
+            if not self._wanted.dry_run:
+                self._delete(name, number)  # a stand-in that a killed sync left
             copy = None
         if copy is None and marked is not None:
             return  # deleted on the target, which stands
@@ -140,15 +142,15 @@ class ServerRegistry:
         wanted = {k: v for k, v in model_version(row).items() if k[0] == "tag" or k[1] in told}
         wanted["tag", ORIGIN] = self._origin(id)
         if copy is None:
+            self._translated(row)  # raises before it counts, also where nothing is to be written
+            if max(there, default=0) > number:
+                raise InvalidState(_PASSED.format(name, number))
+            if not self._wanted.dry_run:
+                copy = self._create_version(row, name, wanted)
             tally.new += 1
             tally.written += len(wanted)
-            if self._wanted.dry_run:
+            if copy is None:
                 return
-            try:
-                copy = self._create_version(row, name, wanted)
-            except SparkTrackingError:
-                tally.new -= 1
-                raise
         else:
             tally.changed += any(changes(VERSION, id, wanted, entity(VERSION, id, copy), split_marks(base_of(marked))))
         events = list(changes(VERSION, id, wanted, entity(VERSION, id, copy), split_marks(base_of(marked))))
@@ -173,7 +175,7 @@ class ServerRegistry:
                 return {**row, "description": row["description"], "tags": _tags(wanted), "current_stage": "None"}
             self._delete(name, int(made["version"]))
             if int(made["version"]) > number:
-                raise InvalidState(f"The target's '{name}' has passed version {number}, which was deleted there; numbers do not come back.")
+                raise InvalidState(_PASSED.format(name, number))
 
     def _delete(self, name: str, number: int) -> None:
         self._server.send("model-versions/delete", {"name": name, "version": str(number)}, "DELETE")
@@ -185,10 +187,12 @@ class ServerRegistry:
             InvalidState: what it came from is not on the target yet.
         """
         source = str(row["source"] or "")
-        origins = {"run": row["run_id"], "logged_model": row["model_id"]}
-        copies = {kind: self._copied(kind, id) for kind, id in origins.items() if id}
         scheme, _, rest = source.partition(":/")
         id, _, path = rest.lstrip("/").partition("/")
+        # A database doesn't tell the model of a version, but a server wants it said.
+        of_source = id if scheme == "models" and id.startswith("m-") else None
+        origins = {"run": row["run_id"], "logged_model": row["model_id"] or of_source}
+        copies = {kind: self._copied(kind, id) for kind, id in origins.items() if id}
         if scheme == "runs" or (scheme == "models" and id.startswith("m-")):
             source = f"{scheme}:/{self._copied(_SCHEMES[scheme], id)}" + (f"/{path}" if path else "")
         elif self._wanted.artifacts == "copy" and row["run_id"]:

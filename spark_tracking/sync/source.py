@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from hashlib import blake2b
@@ -25,6 +25,7 @@ from spark_tracking.readers.base import Reader
 from spark_tracking.readers.folder import FolderReader
 from spark_tracking.readers.lake import LakeReader
 from spark_tracking.readers.opening import DATABASES, open_reader
+from spark_tracking.readers.pages import printable
 from spark_tracking.readers.query import Query, Range
 from spark_tracking.readers.rest_http import Http
 from spark_tracking.readers.schemas import TABLES
@@ -34,7 +35,7 @@ from spark_tracking.search import one_of
 from spark_tracking.sync import histories
 from spark_tracking.sync.fingerprint import DIGEST_BYTES
 from spark_tracking.sync.registers import Row
-from spark_tracking.uri import LakeUri, is_lake_uri
+from spark_tracking.uri import LakeUri, is_lake_uri, is_plain_id
 
 REQUESTS_AT_ONCE = 4
 _COUNT_SCHEMA = pa.schema([("run", pa.string()), ("points", pa.int64())])
@@ -75,7 +76,22 @@ class Source:
     def rows(self, table: str, **options: Any) -> Iterator[pa.RecordBatch]:
         """The rows of a table, active and deleted ones, in batches."""
         query = Query(table, view_type="all", ordered=False, **options)
-        return self.reader.read(query)
+        for batch in self.reader.read(query):
+            yield self._named(table, batch)
+
+    def _named(self, table: str, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """The rows whose ids are no more than that: an id becomes the name of a folder."""
+        keys, fits, rule = _KEYS.get(table, ((), is_plain_id, ""))
+        bad: dict[int, str] = {}
+        for key in keys:
+            bad |= {i: str(id) for i, id in enumerate(batch.column(key).to_pylist()) if not fits(id)}
+        for id in bad.values():
+            self.reader.refuse(table, printable(id), f"It is refused: expected {rule}.")
+        return batch.take([i for i in range(batch.num_rows) if i not in bad]) if bad else batch
+
+    def refused(self, *tables: str) -> int:
+        """How many rows of some tables were left out."""
+        return sum(table in tables for table, _ in self.reader.refused)
 
     def names(self, name: str) -> Iterator[str]:
         """What a thing of this source may be called elsewhere, where its own name is taken."""
@@ -182,6 +198,22 @@ def _kind(reader: Reader, uri: str) -> str:
     if isinstance(reader, FolderReader):
         return "folder"
     return "database" if uri.partition(":")[0].partition("+")[0].lower() in DATABASES else "rest"
+
+
+def _is_name(name: Any) -> bool:
+    """Whether a registered model may be called so, as MLflow rules it."""
+    return bool(name) and not any(c in "/:" or ord(c) < 32 for c in str(name))
+
+
+_ID = "an id of 1 to 250 printable characters without '/', '\\\\', '%' and '..'"
+_NAME = "a name of printable characters without '/' and ':'"
+_KEYS: dict[str, tuple[tuple[str, ...], Callable[[Any], bool], str]] = {
+    "experiments_latest": (("experiment_id",), is_plain_id, _ID),
+    "runs_latest": (("run_id", "experiment_id"), is_plain_id, _ID),
+    "logged_models_latest": (("model_id", "experiment_id"), is_plain_id, _ID),
+    "registered_models_latest": (("name",), _is_name, _NAME),
+    "model_versions_latest": (("name",), _is_name, _NAME),
+}
 
 
 def _normalized(uri: str) -> str:

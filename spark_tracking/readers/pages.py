@@ -1,0 +1,129 @@
+"""What is taken from a server's answers, and what is refused: listings without end, and rows that are none.
+
+One malformed row costs that row, which is told; a listing that cannot come to its end costs the listing.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from spark_tracking import config
+from spark_tracking.errors import Unavailable
+
+TOKEN_REPEATS = 3
+Convert = Callable[[Sequence[Any]], pa.RecordBatch]
+Refuse = Callable[[str, str], None]
+"""Takes the id of a row and why it is refused."""
+
+
+class Listing:
+    """How far the pages of one listing have come.
+
+    Args:
+        what: the listing and its server, for messages.
+    """
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._tokens: Counter[str] = Counter()
+        self._pages = 0
+
+    def turn(self) -> None:
+        """Count a page.
+
+        Raises:
+            Unavailable: there are more than any honest listing has.
+        """
+        self._pages += 1
+        if self._pages >= config.MAX_PAGES.get():
+            raise Unavailable(
+                f"{self._what} does not end after {self._pages:,} pages. Is the server broken? If it holds so much, "
+                f"set {config.MAX_PAGES.name} to a larger number."
+            )
+
+    def token(self, answer: Mapping[str, Any]) -> str | None:
+        """The token of the next page; None where there is none.
+
+        Raises:
+            Unavailable: it is no token, comes again and again, or there are too many.
+        """
+        token = answer.get("next_page_token")
+        if token is None or token == "":
+            return None
+        self.turn()
+        if not isinstance(token, str):
+            raise Unavailable(f"{self._what} gives {str(token)[:40]!r} as a page token. Expected text; is it an MLflow server?")
+        self._tokens[token] += 1
+        if self._tokens[token] > TOKEN_REPEATS:
+            raise Unavailable(f"{self._what} goes in a circle: the page token '{token[:40]}' came {self._tokens[token]} times.")
+        return token
+
+
+def rows_of(answer: Mapping[str, Any], key: str, what: str) -> list[Any]:
+    """The rows of a page.
+
+    Raises:
+        Unavailable: there is something else in their place.
+    """
+    rows = answer.get(key)
+    if rows is None:
+        return []
+    if not isinstance(rows, list):
+        raise Unavailable(f"{what} gives {type(rows).__name__} for '{key}' where a list was expected. Is it an MLflow server?")
+    return rows
+
+
+def sound(convert: Convert, rows: Sequence[Any], refuse: Refuse) -> pa.RecordBatch:
+    """The rows as columns, without those that cannot be converted."""
+    try:
+        return convert(rows)
+    except Exception:
+        return convert(_one_by_one(convert, rows, refuse))
+
+
+def sound_rows(convert: Convert, rows: Sequence[Any], refuse: Refuse) -> list[Any]:
+    """The rows that can be converted."""
+    try:
+        convert(rows)
+        return list(rows)
+    except Exception:
+        return _one_by_one(convert, rows, refuse)
+
+
+def _one_by_one(convert: Convert, rows: Sequence[Any], refuse: Refuse) -> list[Any]:
+    good = []
+    for row in rows:
+        try:
+            convert([row])
+            good.append(row)
+        except Exception as error:
+            refuse(shown_id(row), f"The row is malformed and left out: {reason(error)}.")
+    return good
+
+
+def shown_id(row: Any) -> str:
+    """What names a row, as far as it says, in text that can be printed."""
+    told = row if isinstance(row, Mapping) else {}
+    info = told.get("info")
+    for of in (info if isinstance(info, Mapping) else {}, told):
+        for name in ("run_id", "model_id", "experiment_id", "name", "key"):
+            if of.get(name):
+                version = f"/{of['version']}" if of.get("version") and name == "name" else ""
+                return printable(f"{of[name]}{version}")
+    return printable(str(row))
+
+
+def printable(text: str) -> str:
+    """`text`, not too long, with what a terminal or a file cannot take as escapes."""
+    return text[:100].encode("unicode_escape").decode() if not text.isprintable() or len(text) > 100 else text
+
+
+def reason(error: Exception) -> str:
+    """Why, in a few words."""
+    said = str(error).strip().splitlines() or [""]
+    known = {"KeyError": "it lacks ", "AttributeError": "a value of another kind than expected, ", "TypeError": ""}
+    return printable(f"{known.get(type(error).__name__, '')}{said[0] or type(error).__name__}").rstrip(".")
