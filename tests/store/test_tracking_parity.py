@@ -58,7 +58,8 @@ def test_infinite_and_missing_values_are_the_same_in_every_call(on_both: Callabl
             s.get_metric_history_bulk_interval([run_id, other], key, 100, 1, 6)
             s.get_metric_history_bulk_interval_from_steps(run_id, key, [1, 2, 3], 10)
         model_id = s.create_logged_model("0", "model", other).model_id
-        s.log_batch(other, [Metric("above", math.inf, 1, 1, model_id=model_id), Metric("below", -math.inf, 1, 1, model_id=model_id)], [], [])
+        for key, value in (("above", math.inf), ("below", -math.inf)):
+            s.log_metric(other, Metric(key, value, 1, 1, model_id=model_id))
         s.get_logged_model(model_id)
         s.search_logged_models(["0"], order_by=[{"field_name": "metrics.above"}])
         s.search_logged_models(["0"], "metrics.above > 1e308 AND metrics.below < -1e308")
