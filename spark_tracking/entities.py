@@ -7,6 +7,7 @@ described here by what is used of it.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterable, Mapping
 from typing import Any, Protocol, cast
 
@@ -52,6 +53,14 @@ class State(Protocol):
     def items(self, name: str) -> dict[str, str]: ...
 
 
+_GREATEST = sys.float_info.max
+
+
+def metric_value(value: float) -> float:
+    """A metric's value as MLflow's SQL store gives it: ±inf is the greatest number of its sign, which JSON and GraphQL can say."""
+    return max(min(value, _GREATEST), -_GREATEST)  # in this order NaN stays what it is
+
+
 def experiment(state: State) -> Experiment:
     """An `mlflow.entities.Experiment`."""
     return Experiment(
@@ -83,7 +92,7 @@ def run_info(state: State) -> RunInfo:
 def run(state: State) -> Run:
     """An `mlflow.entities.Run` with its data, inputs and outputs."""
     data = RunData(
-        metrics=[Metric(name, m.latest.value, m.latest.time, m.latest.step) for name, m in state.metrics.items()],
+        metrics=[Metric(name, metric_value(m.latest.value), m.latest.time, m.latest.step) for name, m in state.metrics.items()],
         params=[Param(k, v) for k, v in state.items("param").items()],
         tags=[RunTag(k, v) for k, v in state.items("tag").items()],
     )
@@ -146,7 +155,7 @@ def _point_order(point: Any) -> tuple[str, int, int, str]:
 def _model_metric(model_id: str, point: Any, value: float) -> Metric:
     return Metric(
         key=point.name,
-        value=value,
+        value=metric_value(value),
         timestamp=point.time,
         step=point.step,
         model_id=model_id,

@@ -21,7 +21,7 @@ from spark_tracking.errors import LakeError, LakeReadOnly
 from spark_tracking.lake import check, history, maintain, repair, storage
 from spark_tracking.lake import root as roots
 from spark_tracking.lake.background import Background
-from spark_tracking.lake.clock import Clock, milliseconds
+from spark_tracking.lake.clock import Clock
 from spark_tracking.lake.columns import among, distinct_points, metric_rows
 from spark_tracking.lake.faults import all_in_sentences, explained_batches
 from spark_tracking.lake.flush import Flusher
@@ -56,11 +56,12 @@ class Lake:
     _open_lock = threading.Lock()
 
     @classmethod
-    def open(cls, uri: LakeUri | str, create: bool = False, artifact_root: str | None = None) -> Lake:
+    def open(cls, uri: LakeUri | str, create: bool = False, artifact_root: str | None = None, born: int | None = None) -> Lake:
         """The process's lake at `uri`.
 
         Args:
             create: make the lake when there is none.
+            born: since when, in ms, its first experiment has been there; default now. It is the oldest of its store's.
             artifact_root: where the artifacts of a new lake's first experiment go; default below the lake's root.
 
         Raises:
@@ -68,13 +69,14 @@ class Lake:
             LakeReadOnly: it had to be created and cannot be.
         """
         uri = uri if isinstance(uri, LakeUri) else LakeUri.parse(uri)
+        born = born or time.time_ns() // 1_000_000
         with cls._open_lock:
             lake = cls._open.get(uri.root)
             if lake is None:
                 roots.ensure(uri, create)
                 lake = cls(uri)
                 if create:
-                    lake.commit(lambda: lake._first_experiment(artifact_root or uri.artifact_root))
+                    lake.commit(lambda: lake._first_experiment(artifact_root or uri.artifact_root, born))
                 cls._open[uri.root] = lake
             return lake
 
@@ -296,12 +298,11 @@ class Lake:
     def _names(self) -> Names:
         return Names(self.uri.root)
 
-    def _first_experiment(self, artifact_root: str) -> list[Event]:
+    def _first_experiment(self, artifact_root: str, born: int) -> list[Event]:
         """What every MLflow backend has from the start: the experiment 'Default' with the id 0."""
         if self._view.get("experiment", "0") is not None:
             return []
-        now = str(milliseconds(self._clock.tick()))
-        values = {"created": now, "updated": now, "name": "Default", "lifecycle_stage": "active", "last_id": "0"}
+        values = {"created": str(born), "updated": str(born), "name": "Default", "lifecycle_stage": "active", "last_id": "0"}
         values["artifact_location"] = append_to_uri_path(artifact_root, "0")
         return [Event("experiment", "0", "attr", key, value) for key, value in values.items()]
 

@@ -28,10 +28,12 @@ class LakeBacked:
     Attributes:
         lake_uri: where the lake lies.
         artifact_root: where experiments' artifacts go by default.
+        born: when the store was built, in ms: a lake's first experiment is as old as that, and older than what a first call makes.
     """
 
     lake_uri: LakeUri
     artifact_root: str
+    born: int
     _said_roots: ClassVar[dict[str, str]] = {}
     """Lake to the artifact root that its tracking store was given: it holds also where the registry makes the lake."""
 
@@ -39,7 +41,7 @@ class LakeBacked:
     def lake(self) -> Lake:
         """The process's lake; made where there is none yet."""
         root = self._said_roots.get(self.lake_uri.root, self.artifact_root)
-        return Lake.open(self.lake_uri, create=True, artifact_root=root)
+        return Lake.open(self.lake_uri, create=True, artifact_root=root, born=self.born)
 
 
 def now() -> int:

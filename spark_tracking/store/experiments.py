@@ -19,9 +19,12 @@ from mlflow.utils.validation import (
 from spark_tracking import entities, search
 from spark_tracking.lake import Entity, Event
 from spark_tracking.store.base import LakeBacked, attrs, invalid, not_found, now, offset_of, page, pairs
+from spark_tracking.store.unsupported import NotKept
 
 KIND = "experiment"
 _LAST = "last_id"
+_DEMO = "MLflow Demo"
+_INSTEAD = "Run that demo on an MLflow server with an SQL backend; for an experiment of your own choose another name."
 
 
 class Experiments(LakeBacked):
@@ -37,6 +40,8 @@ class Experiments(LakeBacked):
             _validate_experiment_artifact_location_length(artifact_location)
         for tag in tags or ():
             _validate_experiment_tag(tag.key, tag.value)
+        if name == _DEMO:
+            raise NotKept(f"'{name}' is the experiment of MLflow's own demo, which is made of traces, and a lake keeps none. {_INSTEAD}")
         created: list[str] = []
 
         def decide() -> list[Event]:

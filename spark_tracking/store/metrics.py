@@ -21,6 +21,7 @@ from mlflow.utils.validation import (
     _validate_run_id,
 )
 
+from spark_tracking.entities import metric_value
 from spark_tracking.lake import MetricBlock
 from spark_tracking.store.base import MAX_TIME, check_time, invalid, offset_of, page
 from spark_tracking.store.runs import Runs
@@ -184,7 +185,7 @@ class _Points(NamedTuple):
 def _columns(points: pa.Table) -> tuple[list[int], list[int], list[float]]:
     """Time in ms, step and value of each point."""
     times = pc.divide(points["metric_time"].cast(pa.int64()), 1000)
-    return times.to_pylist(), points["metric_step"].to_pylist(), points["metric_value"].to_pylist()
+    return times.to_pylist(), points["metric_step"].to_pylist(), list(map(metric_value, points["metric_value"].to_pylist()))
 
 
 def _with_run(run_id: str, key: str, value: float, time: int, step: int) -> MetricWithRunId:

@@ -17,7 +17,7 @@ from mlflow.entities.model_registry.model_version_stages import (
     get_canonical_stage,
 )
 from mlflow.exceptions import MlflowException
-from mlflow.prompt.constants import PROMPT_TEXT_TAG_KEY
+from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 from mlflow.store.artifact.utils.models import _parse_model_uri
 from mlflow.store.entities.paged_list import PagedList
 from mlflow.store.model_registry import SEARCH_MODEL_VERSION_MAX_RESULTS_DEFAULT, SEARCH_MODEL_VERSION_MAX_RESULTS_THRESHOLD
@@ -31,12 +31,13 @@ from mlflow.utils.validation import (
 )
 
 from spark_tracking import entities, search
+from spark_tracking.errors import InvalidUri
 from spark_tracking.lake import Entity, Event
 from spark_tracking.store.base import attrs, drop_none, folded, invalid, not_found, now, offset_of, page, pairs
 from spark_tracking.store.registered_models import KIND as MODEL
 from spark_tracking.store.registered_models import VERSION as KIND
 from spark_tracking.store.registered_models import RegisteredModels
-from spark_tracking.store.unsupported import not_kept
+from spark_tracking.uri import LakeUri
 
 _LATEST = "latest"
 # the first MLflows of 3.x refuse 'latest' and 'v1' with the rest
@@ -72,8 +73,6 @@ class ModelVersions(RegisteredModels):
         _validate_model_name(name)
         for tag in tags or ():
             _validate_model_version_tag(tag.key, tag.value)
-            if tag.key == PROMPT_TEXT_TAG_KEY:
-                raise not_kept("register_prompt")  # MLflow's client takes back the model that it made for the prompt
         storage, run_id = self._resolve(source, run_id)
         if not run_id and model_id:
             run_id = self._logged_model(model_id).source_run_id
@@ -246,13 +245,26 @@ class ModelVersions(RegisteredModels):
             raise MlflowException(f"Unable to fetch model from model URI source artifact location '{source}'.Error: {error}") from error
 
     def _logged_model(self, model_id: str) -> LoggedModel:
-        """A logged model of this lake or, where tracking is elsewhere, of that server."""
+        """A logged model of this lake or, where tracking is elsewhere, of that server: the registry's own, else the active one."""
         model = self.lake.get("logged_model", model_id)
         if model is not None and not model.deleted:
             return entities.logged_model(model)
-        from mlflow import MlflowClient
+        from mlflow import MlflowClient, get_tracking_uri
 
-        return MlflowClient(tracking_uri=self.tracking_uri).get_logged_model(model_id)
+        elsewhere = [uri for uri in (self.tracking_uri, get_tracking_uri()) if uri and not self._is_this_lake(uri)]
+        for uri in dict.fromkeys(elsewhere):
+            try:
+                return MlflowClient(tracking_uri=uri).get_logged_model(model_id)
+            except MlflowException as error:
+                if error.error_code != ErrorCode.Name(RESOURCE_DOES_NOT_EXIST) or uri == elsewhere[-1]:
+                    raise
+        raise not_found(f"Logged model with ID '{model_id}' not found.")
+
+    def _is_this_lake(self, uri: str) -> bool:
+        try:
+            return LakeUri.parse(uri).root == self.lake_uri.root
+        except InvalidUri:
+            return False
 
 
 def _number(version: int | str) -> int:

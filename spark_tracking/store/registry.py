@@ -4,11 +4,22 @@ from __future__ import annotations
 
 from mlflow.store.model_registry.abstract_store import AbstractStore
 
+from spark_tracking.store.base import now
 from spark_tracking.store.model_versions import ModelVersions
 from spark_tracking.store.unsupported import fill
 from spark_tracking.uri import LakeUri
 
-INHERITED = frozenset({"copy_model_version", "_await_model_version_creation_impl", "_parse_experiment_id_filter"})
+INHERITED = frozenset(
+    {
+        *("copy_model_version", "_await_model_version_creation_impl", "_parse_experiment_id_filter"),
+        # a prompt is a registered model with a tag, its versions are model versions with tags
+        *("create_prompt", "get_prompt", "search_prompts", "delete_prompt", "set_prompt_tag", "delete_prompt_tag"),
+        *("create_prompt_version", "get_prompt_version", "search_prompt_versions", "delete_prompt_version"),
+        *("get_prompt_version_by_alias", "set_prompt_alias", "delete_prompt_alias"),
+        *("set_prompt_version_tag", "delete_prompt_version_tag"),
+        *("link_prompt_version_to_model", "link_prompt_version_to_run"),
+    }
+)
 """Methods of MLflow's class that are right as they are."""
 
 
@@ -30,6 +41,7 @@ class LakeRegistryStore(ModelVersions, AbstractStore):
 
     def __init__(self, store_uri: str, tracking_uri: str | None = None) -> None:
         super().__init__(store_uri, tracking_uri)  # type: ignore[no-untyped-call]
+        self.born = now()
         self.lake_uri = LakeUri.parse(store_uri)
         self.artifact_root = self.lake_uri.artifact_root
         self.tracking_uri = tracking_uri

@@ -5,6 +5,7 @@ from __future__ import annotations
 from mlflow.store.tracking.abstract_store import AbstractStore
 from mlflow.utils.uri import resolve_uri_if_local
 
+from spark_tracking.store.base import now
 from spark_tracking.store.logged_models import LoggedModels
 from spark_tracking.store.unsupported import answer, fill
 from spark_tracking.uri import LakeUri
@@ -43,6 +44,7 @@ class LakeTrackingStore(LoggedModels, AbstractStore):
 
     def __init__(self, store_uri: str, artifact_uri: str | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self.born = now()
         self.lake_uri = LakeUri.parse(store_uri)
         self.artifact_root = resolve_uri_if_local(artifact_uri) if artifact_uri else self.lake_uri.artifact_root
         if artifact_uri:

@@ -30,10 +30,17 @@ except ImportError:  # MLflow 3.0, which Databricks Runtime 17.3 LTS brings
 
 Method = Callable[..., Any]
 
+
+class NotKept(MlflowNotImplementedException, NotImplementedError):
+    """What a lake doesn't keep. Of both kinds: MLflow's server answers 501 to the first, its trace exporter gives up on the second."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)  # type: ignore[no-untyped-call]
+
+
 _SQL_SERVER = "an MLflow server with an SQL backend"
 _FEATURES = (  # the first that matches a method's name
     ("webhook", "Webhooks", "poll the tables of the lake, or use"),
-    ("prompt", "The prompt registry", "keep prompts as artifacts or params of runs, or use"),
     ("scor", "Registered scorers", "keep scorers in code and log their results as metrics, or use"),
     ("mcp", "The MCP server registry", "use"),
     ("label_schema|review_queue", "Review queues and label schemas", "use"),
@@ -43,7 +50,6 @@ _FEATURES = (  # the first that matches a method's name
     ("trace|span|assessment|session", "Traces and assessments", "send traces (mlflow.tracing.set_destination) to"),
 )
 _READS = ("get_", "list_", "search_", "batch_get_", "find_", "query_", "_load_", "sum_", "calculate_")
-_NONE_IS_EMPTY = ("get_prompt", "get_prompt_version")
 _MANY = re.compile(r"(?<!alia)(?<!detail)s$|_for_trace$")
 
 
@@ -57,8 +63,6 @@ def answer(name: str) -> Method:
         return _reply(name, lambda: 0.0)
     if name == "calculate_trace_filter_correlation":
         return _reply(name, _no_correlation)
-    if name in _NONE_IS_EMPTY:
-        return _reply(name, lambda: None)
     if name.startswith("get_") and not _MANY.search(name):
         return _absence(name)
     return _reply(name, lambda: PagedList([], None))
@@ -84,9 +88,7 @@ def not_kept(name: str) -> MlflowException:
     matching = ((feature, advice) for pattern, feature, advice in _FEATURES if re.search(pattern, name))
     feature, instead = next(matching, (f"'{name}'", "use"))
     are = "are" if feature.endswith("s") else "is"
-    return MlflowNotImplementedException(
-        f"{feature} {are} not kept in a lake: '{name}' does nothing here. Instead, {instead} {_SQL_SERVER}."
-    )
+    return NotKept(f"{feature} {are} not kept in a lake: '{name}' does nothing here. Instead, {instead} {_SQL_SERVER}.")
 
 
 def _refusal(name: str) -> Method:

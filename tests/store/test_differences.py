@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,21 +12,33 @@ from hypothesis import strategies as st
 from mlflow.entities import LoggedModelInput, LoggedModelStatus, Metric, Param, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 
+from spark_tracking import read
 from spark_tracking.store.registry import LakeRegistryStore
 from spark_tracking.store.tracking import LakeTrackingStore
 
+GREATEST = sys.float_info.max
 TEXTS = st.one_of(st.text(max_size=40), st.sampled_from(["", "it's", '"', "\\", "\x00", "🚀" * 50, "x" * 5000]))
 KEYS = st.text("abcXYZ059_-. /:", min_size=1, max_size=30).filter(
     lambda k: k.strip() and "//" not in k and not set(k.split("/")) & {"", ".", ".."}
 )
 
 
-def test_infinite_values_are_kept_where_sql_clamps_them(store: LakeTrackingStore) -> None:
+def test_infinite_values_are_handed_out_as_sqls_and_searched_and_kept_as_they_are(store: LakeTrackingStore) -> None:
     run_id = store.create_run("0", "u", 1, [], None).info.run_id
     store.log_batch(run_id, [Metric("up", math.inf, 1, 1), Metric("down", -math.inf, 1, 1)], [], [])
-    assert store.get_run(run_id).data.metrics == {"up": math.inf, "down": -math.inf}
-    assert [m.value for m in store.get_metric_history(run_id, "up")] == [math.inf]
+    assert store.get_run(run_id).data.metrics == {"up": GREATEST, "down": -GREATEST}
     assert len(store.search_runs(["0"], "metrics.up > 1e308 AND metrics.down < -1e308", ViewType.ALL)) == 1
+    store.lake.refresh()
+    for uri in (f"{store.lake_uri}", f"{store.lake_uri.root}"):
+        points = read("run_metrics_history", tracking_uri=uri).read_all().to_pydict()
+        assert dict(zip(points["metric_name"], points["metric_value"])) == {"up": math.inf, "down": -math.inf}
+
+
+def test_the_experiment_of_mlflows_own_demo_is_refused_since_its_traces_would_be_missing(store: LakeTrackingStore) -> None:
+    with pytest.raises(MlflowException, match=r"'MLflow Demo' is .* made of traces") as caught:
+        store.create_experiment("MLflow Demo")
+    assert caught.value.get_http_status_code() == 501
+    assert [e.name for e in store.search_experiments()] == ["Default"]
 
 
 def test_nan_of_a_logged_model_is_kept_where_sql_makes_it_zero(store: LakeTrackingStore) -> None:
@@ -100,5 +113,5 @@ def test_what_goes_in_comes_out(shared: LakeTrackingStore, key: str, text: str, 
     run, (point,) = shared.get_run(run_id), shared.get_metric_history(run_id, key)
     assert run.data.params == {key: text}
     assert (run.data.tags[key], run.data.tags["at start"], run.info.user_id) == (text, text, text)
-    assert repr(run.data.metrics[key]) == repr(point.value) == repr(float(value))
+    assert repr(run.data.metrics[key]) == repr(point.value) == repr(math.copysign(GREATEST, value) if math.isinf(value) else value)
     assert (point.timestamp, point.step) == (5, -3)

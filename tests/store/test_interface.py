@@ -65,8 +65,8 @@ def test_reads_are_quiet_and_writes_say_what_is_missing_and_what_to_use(store: L
     assert all(name in error.message and "MLflow server with an SQL backend" in error.message for name, error in refused.items())
     assert {code for _, code in missing} == {"RESOURCE_DOES_NOT_EXIST"}
     assert [n for n, answer in quiet if answer and answer != ([], None) and not n.startswith("calculate_")] == []
-    assert {"search_traces", "search_prompts"} <= {name for name, _ in quiet}
+    assert {"search_traces", "list_webhooks"} <= {name for name, _ in quiet}
     assert all(name.startswith("get_") for name, _ in missing)
     writes = ("create_", "set_", "update_", "delete_", "register_", "link_", "log_", "start_")
     assert [name for name, _ in (*quiet, *missing) if name.startswith(writes)] == []
-    assert {"start_trace", "create_prompt"} <= set(refused)
+    assert {"start_trace", "create_webhook"} <= set(refused)

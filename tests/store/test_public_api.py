@@ -94,14 +94,30 @@ def test_autolog_of_a_grid_search_leaves_a_run_for_each_candidate(on_lake: str) 
     assert MlflowClient().get_run(run.info.run_id).data.metrics["best_cv_score"] == children["metrics.mean_test_score"].max()
 
 
-def test_a_prompt_is_refused_and_leaves_nothing(on_lake: str) -> None:
-    client = MlflowClient()
-    register = getattr(mlflow, "genai", mlflow).register_prompt
-    with pytest.raises(MlflowException, match="The prompt registry is not kept in a lake") as caught:
-        register("greeting", "Hello {{name}}")
-    assert caught.value.get_http_status_code() == 501
-    assert client.search_registered_models(filter_string="tags.`mlflow.prompt.is_prompt` = 'true'") == []
-    assert client.create_registered_model("greeting").name == "greeting"
+def test_prompts_are_registered_loaded_by_alias_and_no_models_to_those_who_do_not_ask(on_lake: str) -> None:
+    prompts = getattr(mlflow, "genai", mlflow)
+    for text in ("Hello {{name}}", "Good day, {{name}}"):
+        version = prompts.register_prompt("greeting", text, commit_message="why", tags={"tone": "kind"})
+    assert version.version == 2
+    getattr(prompts, "set_prompt_alias", MlflowClient().set_prompt_alias)("greeting", "formal", 2)
+    assert prompts.load_prompt("prompts:/greeting@formal").format(name="Ada") == "Good day, Ada"
+    assert prompts.load_prompt("prompts:/greeting/1").template == "Hello {{name}}"
+    assert MlflowClient().search_registered_models() == []
+    with pytest.raises(MlflowException, match="already taken by a prompt"):
+        MlflowClient().create_registered_model("greeting")
+
+
+@pytest.mark.skipif(Version(mlflow.__version__) < Version("3.17"), reason="earlier exporters have no span logging to give up")
+@pytest.mark.parametrize("behind_a_server", [False, True], ids=["lake", "mlflow server"])
+def test_the_trace_exporter_gives_up_spans_at_the_first_refusal(behind_a_server: bool, on_lake: str, server: str) -> None:
+    from mlflow.tracing.export.mlflow_v3 import MlflowV3SpanExporter
+
+    with mlflow.start_span("asked") as span:
+        span.set_inputs({"x": 1})
+    exporter = MlflowV3SpanExporter(tracking_uri=server if behind_a_server else on_lake)
+    assert exporter._store_supports_log_spans
+    exporter._log_spans("0", [span])
+    assert not exporter._store_supports_log_spans
 
 
 def test_scorers_are_quiet_to_list_and_refused_to_register(on_lake: str) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import mlflow
 import pytest
 from mlflow.entities.model_registry import ModelVersionTag, RegisteredModelTag
+from mlflow.exceptions import MlflowException
 from packaging.version import Version
 
 from spark_tracking.store.registry import LakeRegistryStore
@@ -229,3 +231,60 @@ def test_versions_are_copied_between_models(on_both: Callable[[Script], None]) -
 def test_a_lake_made_by_the_registry_has_the_said_artifact_root(store: LakeTrackingStore, registry: LakeRegistryStore) -> None:
     registry.create_registered_model("wine")
     assert store.get_experiment("0").artifact_location == "file:///artifacts/0"
+
+
+def test_prompts_are_registered_models_with_tags(on_both: Callable[[Script], None]) -> None:
+    def script(s: Any) -> None:
+        s.create_prompt("greeting", "says hello", {"team": "a"})
+        s.create_prompt("greeting")
+        s.create_prompt("bad/name")
+        s.create_registered_model("plain")
+        s.create_registered_model("greeting")
+        s.create_prompt("plain")
+        s.create_prompt_version("greeting", "Hello {{name}}", "first", {"author": "me"})
+        s.create_prompt_version("greeting", [{"role": "user", "content": "Hi {{name}}"}], response_format={"type": "object"})
+        s.create_prompt_version("nobody", "x")
+        for version in (1, "2", 3, "champion"):
+            s.get_prompt_version("greeting", version)
+        s.set_prompt_alias("greeting", "champion", 1)
+        s.get_prompt_version_by_alias("greeting", "champion")
+        s.get_prompt_version("plain", 1)
+        for name in ("greeting", "plain", "nobody"):
+            s.get_prompt(name)
+        s.set_prompt_tag("greeting", "k", "v")
+        s.delete_prompt_tag("greeting", "team")
+        s.set_prompt_version_tag("greeting", 2, "k", "v")
+        s.delete_prompt_version_tag("greeting", 1, "author")
+        for filter in (None, "name = 'greeting'", "name LIKE 'g%'", "tags.k = 'v'", "experiment_id = '1'"):
+            s.search_prompts(filter)
+        for name in ("greeting", "plain", "nobody"):
+            s.search_prompt_versions(name)
+        s.search_prompt_versions("greeting", max_results=1)
+        s.search_registered_models()
+        s.search_model_versions()
+        s.delete_prompt_alias("greeting", "champion")
+        s.delete_prompt_version("greeting", 1)
+        s.get_prompt_version("greeting", 1)
+        s.search_prompt_versions("greeting")
+        s.delete_prompt("greeting")
+        s.get_prompt("greeting")
+        s.search_prompts()
+
+    on_both(script)
+
+
+def test_a_version_finds_its_logged_model_on_the_active_server_while_the_registry_is_a_lake(
+    registry: LakeRegistryStore, sqlite_template: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "active.db").write_bytes(sqlite_template.read_bytes())
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/active.db")
+    client = mlflow.MlflowClient()
+    run_id = client.create_run("0").info.run_id
+    model_id = client.create_logged_model("0", source_run_id=run_id).model_id
+    registry.create_registered_model("m")
+    assert registry.create_model_version("m", "path/to/source", model_id=model_id).run_id == run_id
+    version = registry.create_model_version("m", f"models:/{model_id}")
+    assert version.run_id == run_id and registry.get_model_version_download_uri("m", 2).endswith(f"/models/{model_id}/artifacts")
+    with pytest.raises(MlflowException, match="'m-unknown' not found"):
+        registry.create_model_version("m", "path/to/source", model_id="m-unknown")
+    assert [v.version for v in registry.search_model_versions("name = 'm'")] == [2, 1]

@@ -38,6 +38,45 @@ def a_run(store: Any, experiment_id: str = "0", name: str | None = "run", tags: 
     return store.create_run(experiment_id, "user", start, tags or [], name)
 
 
+def test_infinite_and_missing_values_are_the_same_in_every_call(on_both: Callable[[Script], None]) -> None:
+    def script(s: Any) -> None:
+        run_id, other = a_run(s).info.run_id, a_run(s).info.run_id
+        for step, value in enumerate([1.0, math.inf, -math.inf, math.nan, math.inf, 2.0, math.nan, -math.inf]):
+            s.log_metric(run_id, Metric("m", value, 10, step))
+            s.log_batch(run_id, [Metric("again", value, 10, step), Metric("same time", value, 1, 1)], [], [])
+            s.log_metric(run_id, Metric(f"latest {step}", value, 1, 1))
+        s.log_metric(other, Metric("m", math.inf, 1, 1))
+        s.get_run(run_id)
+        s.search_runs(["0"], "", ViewType.ALL, order_by=["metrics.m DESC"])
+        for text in ("> 1e308", "< -1e308", "> 0", "<= 0", "!= 5"):
+            s.search_runs(["0"], f"metrics.`latest 1` {text} AND metrics.m <= 1", ViewType.ALL)
+        for key in ("m", "again", "same time"):
+            s.get_metric_history(run_id, key)
+            s.get_metric_history(run_id, key, 2)
+            s.get_metric_history_bulk([run_id], key, 100)
+            s.get_metric_history_bulk_interval([run_id, other], key, 4, None, None)
+            s.get_metric_history_bulk_interval([run_id, other], key, 100, 1, 6)
+            s.get_metric_history_bulk_interval_from_steps(run_id, key, [1, 2, 3], 10)
+        model_id = s.create_logged_model("0", "model", other).model_id
+        for key, value in (("above", math.inf), ("below", -math.inf)):
+            s.log_metric(other, Metric(key, value, 1, 1, model_id=model_id))
+        s.get_logged_model(model_id)
+        s.search_logged_models(["0"], order_by=[{"field_name": "metrics.above"}])
+        s.search_logged_models(["0"], "metrics.above > 1e308 AND metrics.below < -1e308")
+
+    on_both(script)
+
+
+def test_the_default_experiment_is_the_oldest_from_the_first_call_on(on_both: Callable[[Script], None]) -> None:
+    def script(s: Any) -> None:
+        s.create_experiment("first")
+        for order in ("creation_time", "creation_time DESC", "last_update_time", "last_update_time DESC"):
+            s.search_experiments(order_by=[order])
+        s.search_experiments()
+
+    on_both(script)
+
+
 def test_experiments_live_from_creation_to_deletion(on_both: Callable[[Script], None]) -> None:
     def script(s: Any) -> None:
         s.get_experiment("0")
