@@ -12,10 +12,11 @@ from typing import Any
 import pyarrow as pa
 
 from spark_tracking.lake import Lake
-from spark_tracking.lake.check import rebuild_state
 from spark_tracking.lake.journal import SEALED, SUFFIX
+from spark_tracking.lake.log import Table
 from spark_tracking.lake.project import rows as project_rows
-from spark_tracking.lake.tables import DERIVED
+from spark_tracking.lake.replay import of_logs
+from spark_tracking.lake.tables import DERIVED, LOGS
 from spark_tracking.uri import LakeUri
 from tests.crash.worker import SHARED_RUN, TRIPLE, half_calls
 
@@ -178,7 +179,7 @@ def _names(lake: Lake, recorded: Recorded) -> Iterator[str]:
 
 def _derived(lake: Lake) -> Iterator[str]:
     """The derived tables, refreshed again and again, are what the logs alone make of them."""
-    truth = rebuild_state(lake._files)
+    truth = of_logs(*(Table(lake.uri.root, spec) for spec in LOGS))
     for spec in DERIVED:
         base = lake._view.bases[spec.kind]
         base.update()

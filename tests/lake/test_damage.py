@@ -41,7 +41,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
         _age(root)
         for number in range(4, 8):
             _log(lake, number)
-        lake.write(run_created("gone"), [points("gone", "m", 1.0)])
+        lake.write([*run_created("gone"), Event("run", "gone", "attr", "created_by", "me")], [points("gone", "m", 1.0)])
         lake.settle()
         lake.purge("run", ["gone"])
         lake.drop_purged()
