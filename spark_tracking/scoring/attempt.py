@@ -133,6 +133,8 @@ def attempt(target: str, token: str, version: int) -> Iterator[Attempt]:
         files.create_dir(f"{base}/{_NOTES}", recursive=True)
         running.begin()
     except OSError as error:
+        with contextlib.suppress(OSError):
+            running.forget()
         raise InvalidState(f"The target '{target}' cannot be written: {error}") from error
     stop = threading.Event()
 

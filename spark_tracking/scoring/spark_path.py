@@ -126,13 +126,17 @@ def _clearer(spark: SparkSession, work: Work, written: StructType, error: Except
             f"The target '{work.target.text}' has columns of other types: {there}. To be written are: {written.simpleString()}. "
             "Set result_type=, or use mode='overwrite'."
         )
-    if not _CONFLICT.search(text):
+    if not _conflicts(error):
         return error
     if incremental.is_done(work):
         return None
     return InvalidState(
         f"Another job changed the same rows of '{work.target.text}' at the same time, and nothing was written. Run it again."
     )
+
+
+def _conflicts(error: Exception) -> bool:
+    return bool(_CONFLICT.search(f"{type(error).__name__} {error}"))
 
 
 def _check_target(spark: SparkSession, work: Work, written: StructType) -> None:
@@ -173,7 +177,11 @@ def _write(spark: SparkSession, work: Work, scored: DataFrame) -> Callable[[], d
 def _make(spark: SparkSession, work: Work, schema: StructType) -> None:
     """An empty target; if another job has made it meanwhile, nothing happens."""
     empty = _new(spark.createDataFrame([], schema).write.format("delta").mode("ignore"), work, schema)
-    empty.save(work.target.path) if work.target.is_path else empty.saveAsTable(work.target.text)
+    try:
+        empty.save(work.target.path) if work.target.is_path else empty.saveAsTable(work.target.text)
+    except Exception as error:
+        if not _conflicts(error):
+            raise
 
 
 def _new(writer: DataFrameWriter, work: Work, schema: StructType) -> DataFrameWriter:
@@ -207,7 +215,7 @@ def _merge(spark: SparkSession, work: Work, scored: DataFrame) -> Callable[[], d
                     own.sql(merge + "WHEN MATCHED THEN UPDATE SET * WHEN NOT MATCHED THEN INSERT *").collect()
                     break
                 except Exception as error:
-                    if last or not _CONFLICT.search(f"{type(error).__name__} {error}") or incremental.is_done(work):
+                    if last or not _conflicts(error) or incremental.is_done(work):
                         raise
     finally:
         spark.catalog.dropTempView(view)
