@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 
 import orjson
@@ -87,6 +87,7 @@ def parse_options(options: Mapping[str, str], table: str | None, defaults: Defau
             near = get_close_matches(name, OPTIONS, 1)
             hint = f" Did you mean '{near[0]}'?" if near else ""
             raise InvalidInput(f"There is no option '{name}'.{hint} Options: {', '.join(OPTIONS)}.")
+    named_by_format = table is not None
     paths = _paths(given)
     ids = _ids(given.get("experiment_ids"))
     names = _names(given.get("experiment_names"))
@@ -96,8 +97,6 @@ def parse_options(options: Mapping[str, str], table: str | None, defaults: Defau
         table = paths[0]
     else:
         ids = (*(ids or ()), *(_ids(",".join(paths)) or ())) if paths else ids
-        if ids is None and not names:
-            ids, names = _active_experiment(defaults, environ)
     query = Query(
         table,
         ids,
@@ -111,7 +110,11 @@ def parse_options(options: Mapping[str, str], table: str | None, defaults: Defau
         ordered=False,
     )
     uri = _tracking_uri(given.get("tracking_uri"), defaults, environ)
-    return Request(uri, query, _whole(given, "partitions", 1), _number(given, "requests_per_second"))
+    request = Request(uri, query, _whole(given, "partitions", 1), _number(given, "requests_per_second"))
+    if named_by_format and ids is None and not names:  # last, so that any other mistake is told first
+        ids, names = _active_experiment(defaults, environ)
+        return replace(request, query=replace(query, experiment_ids=ids, experiment_names=names))
+    return request
 
 
 _FORGETS = (

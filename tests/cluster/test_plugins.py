@@ -8,12 +8,16 @@ import sys
 import uuid
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import mlflow
 import pytest
 from mlflow.tracking.default_experiment.databricks_notebook_experiment_provider import DatabricksNotebookExperimentProvider
 
 from spark_tracking.cluster import experiments, plugins
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
 
 
 @pytest.fixture(autouse=True)
@@ -103,12 +107,26 @@ def test_the_problem_of_the_start_is_warned_about_once_at_first_use(database: st
         experiment_of_a_run()
 
 
-def test_runs_carry_cluster_job_and_notebook(database: str, databricks_notebook: None) -> None:
+def own_tags_of_a_run() -> dict[str, str]:
     with mlflow.start_run() as run:
         pass
-    tags = mlflow.get_run(run.info.run_id).data.tags
-    assert tags["spark_tracking.cluster"] == "0101-cluster"
-    assert tags["spark_tracking.notebook"] == "/Users/ann@example.com/churn"
+    return {name: text for name, text in mlflow.get_run(run.info.run_id).data.tags.items() if name.startswith("spark_tracking.")}
+
+
+def test_a_process_that_nothing_of_ours_has_set_up_gets_no_tag(database: str, spark: SparkSession, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert own_tags_of_a_run() == {}
+    monkeypatch.setenv("SPARK_TRACKING_TAGS", "true")
+    assert own_tags_of_a_run() == {"spark_tracking.cluster": "local[2]", "spark_tracking.job": "spark-tracking-tests"}
+
+
+def test_on_a_cluster_of_ours_no_tag_repeats_one_of_mlflows(
+    database: str, spark: SparkSession, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    monkeypatch.setenv("SPARK_TRACKING_CONFIGURED", "abc")
+    monkeypatch.setattr(sys, "argv", ["/jobs/spark-tracking-tests.py"])
+    assert own_tags_of_a_run() == {"spark_tracking.cluster": "local[2]"}
+    request.getfixturevalue("databricks_notebook")
+    assert own_tags_of_a_run() == {}
 
 
 FIFTY_JOBS = """

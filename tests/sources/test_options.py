@@ -35,7 +35,7 @@ LAKE = "delta:///lake"
 )
 def test_a_mistake_is_told_with_what_to_do(still_lake: str, options: dict[str, str], said: str) -> None:
     with pytest.raises(SparkTrackingError) as caught:
-        ExperimentSource({"tracking_uri": still_lake, **options}).schema()
+        ExperimentSource({"tracking_uri": still_lake, **({} if "experiment_names" in options else {"path": "1"}), **options}).schema()
     assert said in caught.value.message
     assert "hunter2" not in caught.value.message
 
@@ -70,7 +70,11 @@ def test_load_without_an_id_takes_the_active_experiment() -> None:
     assert asked(Defaults(experiment_ids=("3",)), environ) == (("3",), ())
     assert asked(Defaults(), environ) == (("4",), ())
     assert asked(Defaults(), {"MLFLOW_EXPERIMENT_NAME": "x"}) == (None, ("x",))
-    assert asked(Defaults(), {}) == (("0",), ())
+    assert asked(Defaults(), {"SPARK_TRACKING_EXPERIMENT": "churn"}) == (None, ("churn",))
+    for environ in ({}, {"SPARK_TRACKING_EXPERIMENT": "{user}"}):  # 0 would be a guess: set_experiment does not reach Spark
+        for defaults in (Defaults(), Defaults("http://used", used=True)):
+            with pytest.raises(SparkTrackingError, match=r"use\(spark\) after mlflow.set_experiment, or name one: load\("):
+                asked(defaults, environ)
 
 
 def test_neither_passwords_nor_variables_show_in_a_repr() -> None:

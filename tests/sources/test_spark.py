@@ -13,6 +13,7 @@ from mlflow.tracking import MlflowClient
 from pyspark.errors import AnalysisException, PySparkException
 
 import spark_tracking as st
+from spark_tracking.errors import SparkTrackingError
 from spark_tracking.readers.schemas import TABLES
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def test_the_schema_is_the_one_that_databricks_documents(spark: SparkSession, st
 def test_databricks_examples_run_unchanged_after_use(spark: SparkSession, still_lake: str) -> None:
     mlflow.set_tracking_uri(still_lake)
     mlflow.set_experiment("first")
-    st.use(spark)
+    assert repr(st.use(spark)) == f"Spark reads {still_lake}, experiment 'first' (1)."
     df = spark.read.format("mlflow-experiment").load()
     assert names(df) == [f"run {i}" for i in range(5)]
     assert names(spark.read.format("mlflow-experiment").load("2")) == ["run 5", "run 6"]
@@ -181,3 +182,25 @@ def test_a_part_is_read_in_batches_of_bounded_size(still_lake: str) -> None:
     batches = [batch for part in parts for batch in reader.read(part)]
     assert sum(batch.num_rows for batch in batches) == 5
     assert max(batch.num_rows for batch in batches) <= datasource.SLICE_ROWS
+
+
+def test_our_sentence_comes_before_any_traceback(spark: SparkSession, still_lake: str) -> None:
+    st.use(spark, still_lake)
+    for ids, said in (((), "load() names no experiment"), (("77",), "There is no experiment with id 77")):
+        with pytest.raises(PySparkException) as caught:
+            experiment(spark, *ids).collect()
+        assert said in str(caught.value)[:300]
+
+
+def test_workers_of_another_python_are_told_with_what_to_set(
+    spark: SparkSession, still_lake: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import venv
+
+    venv.create(tmp_path / "other", with_pip=False)
+    monkeypatch.setattr(spark.sparkContext, "pythonExec", str(tmp_path / "other" / "bin" / "python"))
+    for call in (lambda: st.use(spark, still_lake), st.local_spark):
+        with pytest.raises(SparkTrackingError, match=r"lacks spark_tracking.*PYSPARK_PYTHON"):
+            call()
+    (finding,) = [found for found in st.doctor(spark, read_only=True).findings if found.subject == "executors"]
+    assert "lacks spark_tracking" in finding.text and "PYSPARK_PYTHON" in finding.fix
