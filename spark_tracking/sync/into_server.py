@@ -20,7 +20,7 @@ from spark_tracking.errors import NotFound, SparkTrackingError
 from spark_tracking.lake import Event
 from spark_tracking.sync import points
 from spark_tracking.sync.bookmarks import Bookmark, Bookmarks, packed, unpacked
-from spark_tracking.sync.copying import RUNS_AT_ONCE, Copying, base_of, chunks
+from spark_tracking.sync.copying import RUNS_AT_ONCE, Copying, base_of, chunks, unspooled
 from spark_tracking.sync.registers import (
     Registers,
     Row,
