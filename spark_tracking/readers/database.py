@@ -16,6 +16,7 @@ from spark_tracking.errors import InvalidInput, NotFound, PermissionRefused
 from spark_tracking.lake import tables as lake_tables
 from spark_tracking.readers.assemble import lists, maps, times
 from spark_tracking.readers.base import DERIVED, Reader
+from spark_tracking.readers.database_rows import MODEL, MODEL_STATUS, NUMBER_PAIR, PAIR, RUN, batch_of, schema_of, text_of, with_nan
 from spark_tracking.readers.filters import parse
 from spark_tracking.readers.pages import printable, reason
 from spark_tracking.readers.query import EVERYTHING, Query, Range
@@ -28,25 +29,7 @@ RUNS_PER_HISTORY_CHUNK = 100
 RUNS_PER_PART = 10_000
 RUNS_PER_HISTORY_PART = 64
 MAX_PARTS = 64
-_MODEL_STATUS = pa.array(["UNSPECIFIED", "PENDING", "READY", "FAILED"])
-_STRINGS = lake_tables.STRINGS
 AnyRows = TypeVar("AnyRows", pa.Table, pa.RecordBatch)
-
-
-def _schema(**types: str) -> pa.Schema:
-    kinds = {"s": pa.string(), "i": pa.int64(), "f": pa.float64(), "b": pa.bool_()}
-    return pa.schema([(name, kinds[kind]) for name, kind in types.items()])
-
-
-_PAIR, _NUMBER_PAIR = _schema(id="s", key="s", value="s"), _schema(id="s", key="s", value="f", is_nan="b")
-_RUN = _schema(
-    run_uuid="s", experiment_id="s", user_id="s", start_time="i", end_time="i", name="s", status="s", artifact_uri="s",
-    lifecycle_stage="s", deleted_time="i",
-)  # fmt: skip
-_MODEL = _schema(
-    model_id="s", experiment_id="s", name="s", artifact_location="s", creation_timestamp_ms="i", last_updated_timestamp_ms="i", status="i",
-    lifecycle_stage="s", model_type="s", source_run_id="s", status_message="s",
-)  # fmt: skip
 
 
 class DatabaseReader(Reader):
@@ -61,7 +44,7 @@ class DatabaseReader(Reader):
         return f"the MLflow database {self._db.shown}"
 
     def ping(self) -> None:
-        self._db.table("SELECT count(*) FROM experiments", _schema(n="i"))
+        self._db.table("SELECT count(*) FROM experiments", schema_of(n="i"))
 
     def experiments(self, query: Query) -> dict[str, str]:
         ids = [id for id in query.experiment_ids or () if id.isdigit()]
@@ -69,7 +52,7 @@ class DatabaseReader(Reader):
         if query.experiment_names:
             wanted.append(f"r.name IN ({', '.join(map(self._db.text, query.experiment_names))})")
         sql = f"SELECT r.experiment_id, r.name FROM experiments r WHERE {' OR '.join(wanted) or '1 = 0'}"
-        found = self._db.table(sql, _schema(id="s", name="s"))
+        found = self._db.table(sql, schema_of(id="s", name="s"))
         return dict(zip(found["id"].to_pylist(), found["name"].to_pylist()))
 
     def check_filter(self, query: Query) -> None:
@@ -83,13 +66,13 @@ class DatabaseReader(Reader):
             return [EVERYTHING]
         source, key = ("logged_models", "model_id") if table == "logged_models_latest" else ("runs", "run_uuid")
         where = self._where(query, EVERYTHING)
-        count = self._db.table(f"SELECT count(*) FROM {source} r WHERE {where}", _schema(n="i"))["n"][0].as_py()
+        count = self._db.table(f"SELECT count(*) FROM {source} r WHERE {where}", schema_of(n="i"))["n"][0].as_py()
         size = RUNS_PER_HISTORY_PART if table == "run_metrics_history" else RUNS_PER_PART
         wanted = parts or min(MAX_PARTS, 1 + count // size)
         # In the database's own order, which is not always that of bytes.
         numbered = f"SELECT r.{key} AS k, row_number() OVER (ORDER BY r.{key}) AS n FROM {source} r WHERE {where}"
         cuts = ", ".join(str(1 + count * i // wanted) for i in range(1, wanted)) or "0"
-        keys = self._db.table(f"SELECT k FROM ({numbered}) numbered WHERE n IN ({cuts}) ORDER BY k", _schema(k="s"))
+        keys = self._db.table(f"SELECT k FROM ({numbered}) numbered WHERE n IN ({cuts}) ORDER BY k", schema_of(k="s"))
         return Range.between(list(dict.fromkeys(keys["k"].to_pylist())))
 
     def _batches(self, query: Query, part: Range) -> Iterator[pa.RecordBatch]:
@@ -120,7 +103,7 @@ class DatabaseReader(Reader):
                 raise
         tables = [query.spec.schema.empty_table()]
         columns = ", ".join(f"r.{name}" for name in key)
-        for row in self._db.table(f"SELECT {columns} FROM {source} r", _schema(**dict.fromkeys(key, "s"))).to_pylist():
+        for row in self._db.table(f"SELECT {columns} FROM {source} r", schema_of(**dict.fromkeys(key, "s"))).to_pylist():
             self._only = " AND ".join(f"r.{name} = {self._db.text(value or '')}" for name, value in row.items())
             try:
                 with self._db.snapshot():
@@ -134,7 +117,7 @@ class DatabaseReader(Reader):
     # -- runs -------------------------------------------------------------------------------------------------
 
     def _runs(self, query: Query, part: Range) -> Iterator[pa.RecordBatch]:
-        return self._chunked(query, part, _RUN, RUNS_PER_CHUNK // 5, partial(self._run_batch, query))
+        return self._chunked(query, part, RUN, RUNS_PER_CHUNK // 5, partial(self._run_batch, query))
 
     def _chunked(
         self, query: Query, part: Range, schema: pa.Schema, size: int, build: Callable[[pa.Table, str], pa.RecordBatch]
@@ -192,9 +175,9 @@ class DatabaseReader(Reader):
     def _run_batch(self, query: Query, chunk: pa.Table, among: str) -> pa.RecordBatch:
         owners = chunk["run_uuid"].combine_chunks()
         metrics = self._db.table(
-            f"SELECT c.run_uuid, c.{self._key}, c.value, c.is_nan FROM latest_metrics c WHERE c.run_uuid IN ({among})", _NUMBER_PAIR
+            f"SELECT c.run_uuid, c.{self._key}, c.value, c.is_nan FROM latest_metrics c WHERE c.run_uuid IN ({among})", NUMBER_PAIR
         )
-        metrics = _with_nan(metrics)
+        metrics = with_nan(metrics)
         columns = {
             "run_id": owners,
             "experiment_id": chunk["experiment_id"],
@@ -216,7 +199,7 @@ class DatabaseReader(Reader):
                 "datasets": self._datasets(owners, among),
                 **self._models_of_runs(owners, among),
             }
-        return _batch(query, columns)
+        return batch_of(query, columns)
 
     @property
     def _key(self) -> str:
@@ -224,7 +207,7 @@ class DatabaseReader(Reader):
 
     def _pairs(self, table: str, owners: pa.Array, among: str, owner: str = "run_uuid", key: str = "key", value: str = "value") -> pa.Array:
         sql = f"SELECT c.{owner}, c.{quoted(key, self._db)}, c.{value} FROM {table} c WHERE c.{owner} IN ({among})"
-        return maps(owners, self._db.table(sql, _PAIR), _STRINGS)
+        return maps(owners, self._db.table(sql, PAIR), lake_tables.STRINGS)
 
     def _aggregates(self, among: str, latest: pa.Table) -> pa.Table:
         """Least, greatest and latest value of each run's metrics; NaN is left out unless there is nothing else."""
@@ -232,7 +215,7 @@ class DatabaseReader(Reader):
             f"SELECT c.run_uuid, c.{self._key}, min(c.value), max(c.value) FROM metrics c "
             f"WHERE c.run_uuid IN ({among}) AND NOT c.is_nan GROUP BY c.run_uuid, c.{self._key}"
         )
-        ranges = self._db.table(sql, _schema(id="s", key="s", low="f", high="f"))
+        ranges = self._db.table(sql, schema_of(id="s", key="s", low="f", high="f"))
         joined = latest.join(ranges, ["id", "key"])
         nan = pa.scalar(float("nan"))
         low, high = (joined[name].fill_null(nan) for name in ("low", "high"))
@@ -245,8 +228,8 @@ class DatabaseReader(Reader):
         )
         names = ("name", "digest", "dataset_source_type", "dataset_source", "dataset_schema", "dataset_profile")
         sql = f"SELECT i.destination_id, {', '.join('d.' + name for name in names)}, i.input_uuid {uses}"
-        rows = self._db.table(sql, _schema(id="s", **dict.fromkeys(names, "s"), input="s"))
-        tags = maps(pa.array([], pa.string()), rows.select([0, 1, 2]), _STRINGS)
+        rows = self._db.table(sql, schema_of(id="s", **dict.fromkeys(names, "s"), input="s"))
+        tags = maps(pa.array([], pa.string()), rows.select([0, 1, 2]), lake_tables.STRINGS)
         if len(rows):
             inputs = f"SELECT i.input_uuid {uses}"
             tags = self._pairs("input_tags", rows["input"].combine_chunks(), inputs, "input_uuid", "name")
@@ -258,7 +241,7 @@ class DatabaseReader(Reader):
                 f"SELECT i.source_id, i.destination_id, i.step FROM inputs i WHERE i.source_type = 'RUN_{kind}' "
                 f"AND i.destination_type = 'MODEL_{kind}' AND i.source_id IN ({among})"
             )
-            return self._db.table(sql, _schema(id="s", model_id="s", step="i"))
+            return self._db.table(sql, schema_of(id="s", model_id="s", step="i"))
 
         return {
             "model_inputs": lists(owners, links("INPUT"), pa.list_(pa.string())),
@@ -266,8 +249,8 @@ class DatabaseReader(Reader):
         }
 
     def _points(self, query: Query, part: Range) -> Iterator[pa.RecordBatch]:
-        rows = _schema(run_uuid="s", key="s", timestamp="i", step="i", value="f", is_nan="b")
-        runs = _schema(run_uuid="s", experiment_id="s")
+        rows = schema_of(run_uuid="s", key="s", timestamp="i", step="i", value="f", is_nan="b")
+        runs = schema_of(run_uuid="s", experiment_id="s")
         key = {"postgresql": f'c.{self._key} COLLATE "C"', "mysql": f"BINARY c.{self._key}"}.get(self._db.dialect, f"c.{self._key}")
         order = f" ORDER BY c.run_uuid, {key}, c.timestamp, c.step, c.value" if query.ordered else ""
         last = None
@@ -279,7 +262,7 @@ class DatabaseReader(Reader):
                 columns = f"c.run_uuid, c.{self._key}, c.timestamp, c.step, c.value, c.is_nan"
                 for batch in self._db.stream(f"SELECT {columns} FROM metrics c WHERE c.run_uuid IN ({among}){order}", rows):
                     which = pc.index_in(batch["run_uuid"], value_set=chunk["run_uuid"].combine_chunks())
-                    yield _batch(
+                    yield batch_of(
                         query,
                         {
                             "run_id": batch["run_uuid"],
@@ -298,7 +281,7 @@ class DatabaseReader(Reader):
         names = ("artifact_location", "lifecycle_stage", "creation_time", "last_update_time")
         columns_sql = ", ".join(f"r.{name}" for name in ("experiment_id", "name", *names))
         sql = f"SELECT {columns_sql} FROM experiments r WHERE {self._where(query, EVERYTHING)}"
-        rows = self._db.table(sql, _schema(id="s", name="s", **dict(zip(names, "ssii"))))
+        rows = self._db.table(sql, schema_of(id="s", name="s", **dict(zip(names, "ssii"))))
         updated = times(rows["last_update_time"])
         deleted = pc.equal(rows["lifecycle_stage"], "deleted")
         columns = {
@@ -311,10 +294,10 @@ class DatabaseReader(Reader):
             "lifecycle_stage": rows["lifecycle_stage"],
             "tags": self._pairs("experiment_tags", rows["id"].combine_chunks(), "SELECT experiment_id FROM experiments", "experiment_id"),
         }
-        return pa.Table.from_batches([_batch(query, columns)])
+        return pa.Table.from_batches([batch_of(query, columns)])
 
     def _logged_models(self, query: Query, part: Range) -> Iterator[pa.RecordBatch]:
-        return self._chunked(query, part, _MODEL, RUNS_PER_CHUNK, partial(self._model_batch, query))
+        return self._chunked(query, part, MODEL, RUNS_PER_CHUNK, partial(self._model_batch, query))
 
     def _model_batch(self, query: Query, chunk: pa.Table, among: str) -> pa.RecordBatch:
         owners = chunk["model_id"].combine_chunks()
@@ -322,18 +305,18 @@ class DatabaseReader(Reader):
         columns = {name: chunk[name] for name in same} | {
             "create_time": times(chunk["creation_timestamp_ms"]),
             "update_time": times(chunk["last_updated_timestamp_ms"]),
-            "status": _MODEL_STATUS.take(chunk["status"].combine_chunks()),
+            "status": MODEL_STATUS.take(chunk["status"].combine_chunks()),
             "artifact_uri": chunk["artifact_location"],
             "params": self._pairs("logged_model_params", owners, among, "model_id", "param_key", "param_value"),
             "tags": self._pairs("logged_model_tags", owners, among, "model_id", "tag_key", "tag_value"),
             "metrics": self._model_metrics(owners, among),
         }
-        return _batch(query, columns)
+        return batch_of(query, columns)
 
     def _model_metrics(self, owners: pa.Array, among: str) -> pa.Array:
         names = ("metric_name", "metric_value", "metric_step", "metric_timestamp_ms", "run_id", "dataset_name", "dataset_digest")
         sql = f"SELECT c.model_id, {', '.join('c.' + n for n in names)} FROM logged_model_metrics c WHERE c.model_id IN ({among})"
-        rows = self._db.table(sql, _schema(id="s", **dict(zip(names, "sfiisss"))))
+        rows = self._db.table(sql, schema_of(id="s", **dict(zip(names, "sfiisss"))))
         rows = rows.sort_by([("metric_step", "ascending"), ("metric_timestamp_ms", "ascending")])
         rows = rows.set_column(4, "metric_time", times(rows["metric_timestamp_ms"]))
         return lists(owners, rows, lake_tables.MODEL_METRICS)
@@ -341,18 +324,18 @@ class DatabaseReader(Reader):
     def _registered_models(self, query: Query) -> pa.Table:
         names = ("name", "description", "creation_time", "last_updated_time")
         sql = f"SELECT {', '.join('r.' + n for n in names)} FROM registered_models r WHERE {self._where(query, EVERYTHING)}"
-        rows = self._db.table(sql, _schema(**dict(zip(names, "ssii"))))
+        rows = self._db.table(sql, schema_of(**dict(zip(names, "ssii"))))
         owners = rows["name"].combine_chunks()
-        aliases = self._db.table("SELECT c.name, c.alias, c.version FROM registered_model_aliases c", _schema(id="s", key="s", value="i"))
+        aliases = self._db.table("SELECT c.name, c.alias, c.version FROM registered_model_aliases c", schema_of(id="s", key="s", value="i"))
         columns = {
             "name": owners,
-            "description": _text(rows["description"]),
+            "description": text_of(rows["description"]),
             "create_time": times(rows["creation_time"]),
             "update_time": times(rows["last_updated_time"]),
             "tags": self._pairs("registered_model_tags", owners, "SELECT name FROM registered_models", "name"),
             "aliases": maps(owners, aliases, pa.map_(pa.string(), pa.int64())),
         }
-        return pa.Table.from_batches([_batch(query, columns)])
+        return pa.Table.from_batches([batch_of(query, columns)])
 
     def _model_versions(self, query: Query) -> pa.Table:
         texts = ("name", "description", "user_id", "current_stage", "source", "storage_location", "run_id", "run_link", "status")
@@ -362,22 +345,24 @@ class DatabaseReader(Reader):
             f"SELECT {', '.join('r.' + n for n in names)} FROM model_versions r "
             f"WHERE r.current_stage <> 'Deleted_Internal' AND {self._where(query, EVERYTHING)}"
         )
-        rows = self._db.table(sql, _schema(**dict.fromkeys((*texts, "status_message"), "s"), **dict.fromkeys(numbers, "i")))
+        rows = self._db.table(sql, schema_of(**dict.fromkeys((*texts, "status_message"), "s"), **dict.fromkeys(numbers, "i")))
         id = pc.binary_join_element_wise(rows["name"], rows["version"].cast(pa.string()), "/")
         tags = self._db.table(
             f"SELECT c.name, c.version, c.{self._key}, c.value FROM model_version_tags c",
-            _schema(name="s", version="s", key="s", value="s"),
+            schema_of(name="s", version="s", key="s", value="s"),
         )
         tag_owner = pc.binary_join_element_wise(tags["name"], tags["version"], "/")
         same = ("name", "version", "current_stage", "source", "storage_location", "run_id", "run_link", "status", "status_message")
         columns = {name: rows[name] for name in same} | {
             "create_time": times(rows["creation_time"]),
             "update_time": times(rows["last_updated_time"]),
-            "description": _text(rows["description"]),
+            "description": text_of(rows["description"]),
             "created_by": rows["user_id"],
-            "tags": maps(id.combine_chunks(), pa.table([tag_owner, tags["key"], tags["value"]], names=["id", "key", "value"]), _STRINGS),
+            "tags": maps(
+                id.combine_chunks(), pa.table([tag_owner, tags["key"], tags["value"]], names=["id", "key", "value"]), lake_tables.STRINGS
+            ),
         }
-        return pa.Table.from_batches([_batch(query, columns)])
+        return pa.Table.from_batches([batch_of(query, columns)])
 
     def _where(self, query: Query, part: Range) -> str:
         return " AND ".join(self._conditions(query, part)) or "1 = 1"
@@ -404,24 +389,3 @@ class DatabaseReader(Reader):
             yield from (
                 f"r.{key} {sign} {self._db.text(str(end))}" for sign, end in ((">=", part.low), ("<", part.high)) if end is not None
             )
-
-
-def _batch(query: Query, columns: dict[str, pa.Array]) -> pa.RecordBatch:
-    """The table's columns; null where there are none of that name."""
-    rows = len(next(iter(columns.values())))
-    arrays = []
-    for field in query.spec.schema:
-        column = columns.get(field.name)
-        if column is None:
-            column = pa.nulls(rows, field.type)
-        arrays.append((column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column).cast(field.type))
-    return pa.RecordBatch.from_arrays(arrays, schema=query.spec.schema)
-
-
-def _with_nan(metrics: pa.Table) -> pa.Table:
-    values = pc.if_else(metrics["is_nan"], float("nan"), metrics["value"])
-    return metrics.drop(["is_nan"]).set_column(2, "value", values)
-
-
-def _text(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    return pc.if_else(pc.equal(column, ""), None, column)

@@ -6,6 +6,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from itertools import islice
+from typing import Any
 
 import pyarrow as pa
 
@@ -203,6 +204,14 @@ def chunks(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
     iterator = iter(rows)
     while chunk := list(islice(iterator, size)):
         yield chunk
+
+
+def unspooled(spool: Any) -> Iterator[pa.RecordBatch]:
+    """The batches that a file holds; none where it is empty."""
+    try:
+        yield from pa.ipc.open_stream(spool)
+    except pa.ArrowInvalid:
+        return  # nothing had changed
 
 
 def base_of(marked: Bookmark | None) -> bytes:

@@ -20,7 +20,7 @@ from spark_tracking.errors import NotFound, SparkTrackingError
 from spark_tracking.lake import Event
 from spark_tracking.sync import points
 from spark_tracking.sync.bookmarks import Bookmark, Bookmarks, packed, unpacked
-from spark_tracking.sync.copying import RUNS_AT_ONCE, Copying, base_of, chunks
+from spark_tracking.sync.copying import RUNS_AT_ONCE, Copying, base_of, chunks, unspooled
 from spark_tracking.sync.registers import (
     Registers,
     Row,
@@ -35,7 +35,7 @@ from spark_tracking.sync.registers import (
     split_marks,
 )
 from spark_tracking.sync.result import Progress, SyncResult, Wanted
-from spark_tracking.sync.server import ARTIFACTS, MARK, ORIGIN, PARENT, Server, metric, pairs
+from spark_tracking.sync.server import ARTIFACTS, MARK, ORIGIN, PARENT, Server, dataset, metric, pairs
 from spark_tracking.sync.server_registry import ServerRegistry
 from spark_tracking.sync.source import Source
 
@@ -78,7 +78,7 @@ class IntoServer(Copying):
                 self._copy_models(models)
                 if not self._wanted.dry_run:
                     spool.seek(0)
-                    self._copy_runs(_unspooled(spool))
+                    self._copy_runs(unspooled(spool))
             self._give_parents()
         if self._wanted.models != "none":
             ServerRegistry(self._server, self._source, self._marks, self._wanted, self.result, self.copy_of, self._expect).sync()
@@ -365,7 +365,7 @@ class IntoServer(Copying):
     def _write(self, copy: str, events: list[Event], metrics: list[dict[str, Any]], state: str) -> None:
         """Everything but the deletion. Tags go last, and the one that says that all is there is the last of them."""
         of = {field: {e.key: e.value for e in events if e.field == field} for field in ("param", "tag", "dataset", "attr")}
-        data = [_dataset(json.loads(value)) for value in of["dataset"].values() if value]
+        data = [dataset(json.loads(value)) for value in of["dataset"].values() if value]
         inputs = [{"model_id": e.key} for e in events if e.field == "model_input" and e.value is not None]
         outputs = [{"model_id": e.key, "step": int(e.value or 0)} for e in events if e.field == "model_output" and e.value is not None]
         if data or inputs:
@@ -479,15 +479,3 @@ class IntoServer(Copying):
 
 
 _EMPTY_EXPERIMENT = {"create_time": None, "update_time": None, "delete_time": None, "artifact_location": None}
-
-
-def _dataset(data: Row) -> dict[str, Any]:
-    described = {name: data[name] for name in ("name", "digest", "source_type", "source", "schema", "profile") if data[name] is not None}
-    return {"dataset": described, "tags": pairs(data["tags"].items())}
-
-
-def _unspooled(spool: Any) -> Iterator[pa.RecordBatch]:
-    try:
-        yield from pa.ipc.open_stream(spool)
-    except pa.ArrowInvalid:
-        return  # nothing had changed

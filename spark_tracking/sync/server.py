@@ -194,6 +194,12 @@ def pairs(items: Iterable[tuple[str, str]]) -> list[dict[str, str]]:
     return [{"key": key, "value": value} for key, value in items]
 
 
+def dataset(data: Mapping[str, Any]) -> dict[str, Any]:
+    """A data set of a run as `runs/log-inputs` takes it."""
+    described = {name: data[name] for name in ("name", "digest", "source_type", "source", "schema", "profile") if data[name] is not None}
+    return {"dataset": described, "tags": pairs(data["tags"].items())}
+
+
 def _is_there_already(error: SparkTrackingError) -> bool:
     """Whether a database behind the server found a row of the same key, in its words for that."""
     said = error.message.lower()

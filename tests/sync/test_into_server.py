@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mlflow.entities import Metric
+from mlflow.entities import Dataset, DatasetInput, Metric
 from mlflow.tracking import MlflowClient
 
 from spark_tracking.errors import InvalidInput
@@ -100,6 +100,46 @@ def test_without_bookmarks_the_tags_of_the_target_say_what_is_there(database: st
     assert sync(database, empty).ok
     assert portable(empty) == portable(database)
     assert sync(database, empty).wrote == 0
+
+
+def test_versions_of_logged_models_and_repeated_points_arrive_as_a_dry_run_foretells(tmp_path: Path, lake_uri: str, target: str) -> None:
+    """From a database, which does not tell a version's model; from a lake, which holds points that a server's model takes once."""
+    for source in (f"sqlite:///{tmp_path / 'source.db'}", lake_uri):
+        name = f"registered from {source.partition(':')[0]}"
+        client = MlflowClient(source, registry_uri=source)
+        experiment = client.create_experiment(name)
+        data = [Dataset(f"d{i}", str(i), "local", "{}") for i in range(2)]
+        runs = [client.create_run(experiment, start_time=T0 + i, run_name=f"run {i}").info.run_id for i in range(4)]
+        models = [client.create_logged_model(experiment, f"net {i}", runs[0]).model_id for i in range(2)]
+        for run in runs:
+            client.log_inputs(run, [DatasetInput(one) for one in data])
+        for value in (0.5, 0.5, 0.7) if source == lake_uri else (0.5,):
+            of = data[value > 0.6]
+            client.log_metric(runs[0], "loss", value, T0, 0, model_id=models[0], dataset_name=of.name, dataset_digest=of.digest)
+        client.create_registered_model(name)
+        for model in models:
+            client.create_model_version(name, f"models:/{model}", runs[0], model_id=model)
+        foretold = sync(source, target, experiments=[name], models=name, dry_run=True)
+        result = sync(source, target, experiments=[name], models=name)
+        assert result.ok, result.failures
+        for kind in ("experiment", "run", "logged_model", "registered_model", "model_version"):
+            counts = [(r.things[kind].new, r.things[kind].failed) for r in (foretold, result)]
+            assert counts[0] == counts[1], kind
+        theirs = MlflowClient(target)
+        versions = theirs.search_model_versions(f"name = '{name}'")
+        assert sorted(v.source for v in versions) == sorted(f"models:/{v.model_id}" for v in versions) and len(versions) == 2
+        copy = runs_of(target, name)["run 0"].info.run_id
+        assert {m.value for m in theirs.get_metric_history(copy, "loss")} == ({0.5, 0.7} if source == lake_uri else {0.5})
+        assert sync(source, target, experiments=[name], models=name).wrote == 0
+
+
+def test_a_dry_run_counts_the_versions_that_will_fail(family: Any, lake_uri: str, target: str) -> None:
+    client, name, runs = family
+    client.create_registered_model(name)
+    client.create_model_version(name, f"runs:/{runs[0]}/model", runs[0])
+    options: dict[str, Any] = {"experiments": [name], "models": name, "filter": "attributes.run_name != 'run 0'"}
+    tallies = [sync(lake_uri, target, **options, dry_run=dry_run).things["model_version"] for dry_run in (True, False)]
+    assert [(tally.new, tally.failed) for tally in tallies] == [(0, 1), (0, 1)]
 
 
 def test_a_target_that_lost_an_experiment_for_good_gets_it_again(family: Any, lake_uri: str, tmp_path: Path, target: str) -> None:
