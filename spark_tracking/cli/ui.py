@@ -23,7 +23,7 @@ from spark_tracking.uri import LakeUri
 _RUNS = "#/experiments?workflowType=machine_learning"  # MLflow's own first page shows traces, and a lake has none
 _MARK = "x-spark-tracking-ui"
 _TRIED = 50
-_PATIENCE = 120.0
+_PATIENCE = 300.0
 
 
 @click.command()
@@ -90,7 +90,7 @@ def _start(uri: LakeUri, url: str, mark: str) -> subprocess.Popen[bytes]:
     command += ["--backend-store-uri", str(uri), "--no-serve-artifacts", "--default-artifact-root", uri.artifact_root]
     command += ["--uvicorn-opts", f"--log-level warning --header {_MARK}:{mark}"]
     # without job execution, five more processes that a UI on a lake has no use for
-    environ = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    environ = {"PYTHONWARNINGS": "ignore", **os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     return subprocess.Popen(command, env=environ, stdout=subprocess.DEVNULL, start_new_session=True)
 
 
