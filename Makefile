@@ -19,8 +19,7 @@ demo: $(READY)  ## the whole product once on real data: train, read, register, s
 
 ui: $(READY)    ## MLflow's web UI on the demo's lake, at http://127.0.0.1:5000
 	@test -d $(LAKE) || { echo "There is no lake at $(LAKE) yet: run 'make demo' first." >&2; exit 1; }
-	@echo "MLflow's web UI: http://127.0.0.1:$(PORT)   (Ctrl-C ends it)"
-	@$(BIN)/mlflow server --host 127.0.0.1 --port $(PORT) --workers 1 --backend-store-uri "delta://$(abspath $(LAKE))"
+	@$(BIN)/spark-tracking ui $(LAKE) --port $(PORT)
 
 test: $(READY) $(AZURITE) ## the tests, without the slow ones (minutes)
 	@$(BIN)/python -m pytest

@@ -32,6 +32,7 @@ _HOMES = {
     "doctor": "spark_tracking.jobs.doctor",
     "executor_run": "spark_tracking.cluster.executors",
     "executor_tracking": "spark_tracking.cluster.executors",
+    "local_spark": "spark_tracking.jobs.session",
     "use": "spark_tracking.jobs.first_cell",
     "local_spark": "spark_tracking.jobs.session",
     "read": "spark_tracking.readers",
@@ -41,12 +42,19 @@ _HOMES = {
     "sync": "spark_tracking.sync",
 }
 
+_NEEDS = {"local_spark": ("pyspark", "delta"), "score_table": ("pandas",), "score_udf": ("pandas",)}
+"""What a call needs beyond the core."""
+
 __all__ = ["__version__", *_HOMES]  # noqa: PLE0604 - the names in _HOMES
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'spark_tracking' has no attribute '{name}'. It has: {', '.join(__all__)}")
+    if name in _NEEDS:
+        from spark_tracking.extras import require
+
+        require(f"spark_tracking.{name}", *_NEEDS[name])
     return getattr(import_module(_HOMES[name]), name)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from spark_tracking import __version__
+from spark_tracking.extras import sentence
 from spark_tracking.masking import masked
 
 _HOMES = {  # those whose module is not there yet are not shown
@@ -17,10 +18,28 @@ _HOMES = {  # those whose module is not there yet are not shown
     "lake": ("spark_tracking.cli.lake:lake", "Make, inspect and maintain a lake."),
     "runs": ("spark_tracking.cli.runs:runs", "Delete runs together with what they started."),
     "score": ("spark_tracking.cli.score:score", "Score a Delta table with a model into another one."),
+    "ui": ("spark_tracking.cli.ui:ui", "Serve MLflow's web UI on a lake, and say where it shows the runs."),
     "sync": ("spark_tracking.cli.sync:sync", "Mirror a tracking server into a lake, or a lake into a server."),
     "cluster": ("spark_tracking.cli.cluster:cluster", "Write the files that set up a Spark cluster."),
     "doctor": ("spark_tracking.cli.doctor:doctor", "Tell what of this environment works, and what to do about the rest."),
 }
+
+
+_BAD_INPUT = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS")
+
+
+class _BadInput(click.ClickException):
+    """What was given can't be right or isn't there."""
+
+    exit_code = 2
+
+
+def _failure(error: Any) -> click.ClickException:
+    """How a command ends on an error of MLflow's kind, as ours are: 2 for bad input, 1 for what was tried and failed."""
+    from spark_tracking.errors import LakeFormatError
+
+    bad = error.error_code in _BAD_INPUT or isinstance(error, LakeFormatError)
+    return (_BadInput if bad else click.ClickException)(masked(str(error.message)))
 
 
 class _LazyGroup(click.Group):
@@ -37,16 +56,22 @@ class _LazyGroup(click.Group):
         return command
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Our errors, and MLflow's, are for the user to read: one message and exit code 1, no traceback."""
+        """Our errors, MLflow's and missing packages are for the user to read: one message, the exit code by one rule, no traceback."""
         try:
             return super().invoke(ctx)
         except click.UsageError as error:
             raise click.UsageError(masked(error.message), error.ctx) from error
+        except ImportError as error:
+            package = (error.name or "spark_tracking").partition(".")[0]
+            if package == "spark_tracking" or find_spec(package) is not None:
+                raise
+            message = sentence("This command", package) if isinstance(error, ModuleNotFoundError) else str(error)
+            raise _BadInput(message) from error
         except Exception as error:
             mlflow = sys.modules.get("mlflow.exceptions")
-            if mlflow is not None and isinstance(error, mlflow.MlflowException):
-                raise click.ClickException(masked(str(error))) from error
-            raise
+            if mlflow is None or not isinstance(error, mlflow.MlflowException):
+                raise
+            raise _failure(error) from error
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -58,9 +83,13 @@ class _LazyGroup(click.Group):
 def main() -> None:
     """MLflow tracking as an open lakehouse, on any Spark.
 
+    Exit codes, of every command: 0 done; 1 it was tried and failed, or what was checked is not as it should be; 2 wrong usage, or
+    what was named or is needed can't be right or isn't there.
+
     \b
     Examples:
       spark-tracking demo                     the whole product once, on real data
       spark-tracking lake info ./demo-lake    what a lake holds
+      spark-tracking ui ./demo-lake           its runs in MLflow's web UI
       spark-tracking COMMAND --help           what a command takes
     """

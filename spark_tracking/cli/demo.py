@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-
 import click
+
+from spark_tracking.extras import require
 
 
 @click.command()
@@ -12,16 +12,14 @@ import click
 def demo(lake: str) -> None:
     """Train, register and score on real data, in one go.
 
-    Needs a JDK 17 or newer, and `pip install 'spark-tracking[spark]' mlflow scikit-learn`. Running it again adds to the lake.
+    Needs a JDK 17 or newer, and `pip install 'spark-tracking[spark,server]'`. Running it again adds to the lake.
 
     \b
     Examples:
       spark-tracking demo
       spark-tracking demo --lake /tmp/lake
     """
-    missing = [name for name in ("pyspark", "delta", "sklearn") if find_spec(name) is None]
-    if missing:
-        raise click.ClickException(f"The demo needs {', '.join(missing)} too. Run: pip install 'spark-tracking[spark]' mlflow scikit-learn")
+    require("The demo", "pyspark", "delta", "sklearn")
     from spark_tracking.jobs.delta_jars import java
     from spark_tracking.jobs.demo import run_demo
 

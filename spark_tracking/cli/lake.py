@@ -5,27 +5,15 @@ from __future__ import annotations
 import sys
 from dataclasses import asdict
 from datetime import timedelta
-from typing import Any
 
 import click
 import orjson
 
-from spark_tracking.errors import SparkTrackingError
 from spark_tracking.lake import Lake
 from spark_tracking.uri import LakeUri
 
 
-class _Group(click.Group):
-    """Our errors are sentences for people: one line on standard error and exit code 2, no trace."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except SparkTrackingError as error:
-            raise click.UsageError(str(error.message)) from error
-
-
-@click.group(cls=_Group)
+@click.group()
 def lake() -> None:
     """Make, inspect and maintain a lake.
 

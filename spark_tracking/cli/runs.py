@@ -7,7 +7,7 @@ import json
 import click
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group()
 def runs() -> None:
     """Work with the runs of a lake."""
 
@@ -25,16 +25,10 @@ def delete(run_id: str, descendants: bool, dry_run: bool, tracking_uri: str | No
     Examples:
       spark-tracking runs delete 01a1fdcd68707112b7837afdf42a479d --descendants --dry-run
       spark-tracking runs delete 01a1fdcd68707112b7837afdf42a479d --tracking-uri delta:///shared/lake
-
-    Exit code 0: done; 1: no such run or no such lake.
     """
-    from spark_tracking.errors import SparkTrackingError
     from spark_tracking.store.deletion import delete_run
 
-    try:
-        ids = delete_run(run_id, descendants, tracking_uri, dry_run)
-    except SparkTrackingError as error:
-        raise click.ClickException(error.message) from error
+    ids = delete_run(run_id, descendants, tracking_uri, dry_run)
     if as_json:
         click.echo(json.dumps(ids))
         return

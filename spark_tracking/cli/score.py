@@ -7,8 +7,6 @@ from typing import Any
 
 import click
 
-from spark_tracking.errors import SparkTrackingError
-
 _MODES = ["append", "overwrite", "overwrite_partitions", "merge"]
 
 
@@ -52,8 +50,8 @@ def score(
 ) -> None:
     """Score the table SOURCE with the model MODEL_URI into the Delta table TARGET.
 
-    Runs in a local Spark inside this process. The tracking server is MLFLOW_TRACKING_URI. Exit codes: 0 done (also if
-    there was nothing new), 1 the job failed, 2 wrong usage.
+    Runs in a local Spark inside this process. The tracking server is MLFLOW_TRACKING_URI. Exit code 0 also if there
+    was nothing new.
 
     \b
     Examples:
@@ -73,10 +71,7 @@ def score(
         after = int(since) if since and since != "last" else since
     except ValueError:
         raise click.BadParameter("expected 'last' or a version number", param_hint="--since") from None
-    try:
-        result = run(model_uri, source, target, since=after, **lists, **options)
-    except SparkTrackingError as error:
-        raise click.ClickException(error.message) from error
+    result = run(model_uri, source, target, since=after, **lists, **options)
     click.echo(json.dumps(result.to_dict()) if as_json else str(result))
 
 
@@ -97,10 +92,7 @@ def _parameters(text: str | None) -> dict[str, Any] | None:
 def _show_history(target: str, as_json: bool) -> None:
     from spark_tracking.scoring.commits import history
 
-    try:
-        commits = history(target)
-    except SparkTrackingError as error:
-        raise click.ClickException(error.message) from error
+    commits = history(target)
     if as_json:
         click.echo(json.dumps([commit.to_dict() for commit in commits]))
         return

@@ -9,8 +9,6 @@ from typing import Any
 import click
 import orjson
 
-from spark_tracking.errors import InvalidInput, SparkTrackingError
-
 FAILURES_SHOWN = 20
 
 
@@ -59,9 +57,6 @@ def sync(source: str, target: str, every: float | None, as_json: bool, quiet: bo
                 progress.clear()
                 click.echo(orjson.dumps(result.as_dict()) if as_json else _table(result))
                 ok = result.ok
-        except SparkTrackingError as error:
-            kind = click.UsageError if isinstance(error, InvalidInput) else click.ClickException
-            raise kind(error.message) from error
         except KeyboardInterrupt:
             sys.exit(130)
     sys.exit(0 if ok else 1)

@@ -13,6 +13,7 @@ from click.testing import CliRunner
 
 from spark_tracking import __version__
 from spark_tracking.cli import main
+from spark_tracking.lake import Lake
 
 ROOT = Path(__file__).parents[2]
 
@@ -54,14 +55,6 @@ def test_an_unknown_command_is_a_usage_error_that_names_it() -> None:
     assert "no-such-command" in told.output
 
 
-def test_an_error_of_ours_is_one_message_and_exit_code_1(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("JAVA_HOME", "/no/such/java")
-    told = CliRunner().invoke(main, ["demo"])
-    assert told.exit_code == 1
-    assert told.output.startswith("Error: Spark needs Java, and '/no/such/java/bin/java' does not run")
-    assert "Traceback" not in told.output
-
-
 def test_help_loads_no_command_and_so_none_of_their_libraries() -> None:
     code = (
         "import sys\nfrom spark_tracking.cli import main\n"
@@ -70,3 +63,58 @@ def test_help_loads_no_command_and_so_none_of_their_libraries() -> None:
     )
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert told.splitlines()[-1] == "[] False"
+
+
+BAD_INPUT = {
+    **{
+        f"lake {name} nolake": "There is no lake at"
+        for name in ("info", "refresh", "rebuild", "check", "compact", "vacuum", "purge", "maintain")
+    },
+    "lake register nolake": "There is no lake at",
+    "lake init delta://host/x": "delta://host/x",
+    "ui nolake": "There is no lake at",
+    "runs delete nope --tracking-uri lake": "Run with id=nope not found",
+    "runs delete nope --tracking-uri nolake": "There is no lake at",
+    "sync lake lake": "lake",
+    "sync nosource mirror": "nosource",
+    "sync lake mirror --since yesterday": "ISO 8601",
+    "score models:/wine/1": "Give MODEL_URI, SOURCE and TARGET",
+    "score --history nowhere": "no Delta table at 'nowhere'",
+    "cluster config --set nonsense": "NAME=VALUE",
+    "cluster env --set nonsense": "NAME=VALUE",
+    "cluster policy --set nonsense": "NAME=VALUE",
+}
+FAILED = {
+    "demo": "Spark needs Java",
+    "sync lake http://127.0.0.1:1": "http://127.0.0.1:1",
+    "lake check broken": "PROBLEM",
+    "doctor --read-only": "http://127.0.0.1:1",
+}
+
+
+@pytest.fixture
+def a_lake(tmp_path: Path) -> None:
+    """A lake `lake`, and `broken`, whose log lacks a file."""
+    for name in ("lake", "broken"):
+        lake = Lake.open(str(tmp_path / name), create=True)
+        lake.refresh()
+    next(tmp_path.glob("broken/events/*.parquet")).unlink()
+
+
+@pytest.mark.parametrize("words", [*(" ".join(command) + " --no-such-option" for command in COMMANDS), *BAD_INPUT])
+@pytest.mark.usefixtures("a_lake")
+def test_wrong_usage_and_bad_input_exit_with_2(words: str) -> None:
+    told = CliRunner().invoke(main, words.split())
+    assert (told.exit_code, BAD_INPUT.get(words, "No such option") in told.output) == (2, True), told.output
+    assert not isinstance(told.exception, Exception), told.exception
+
+
+@pytest.mark.parametrize("words", FAILED)
+@pytest.mark.usefixtures("a_lake")
+def test_what_was_tried_and_failed_exits_with_1(words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JAVA_HOME", "/no/such/java")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    told = CliRunner().invoke(main, words.split())
+    assert (told.exit_code, FAILED[words] in told.output) == (1, True), told.output
+    assert not isinstance(told.exception, Exception), told.exception

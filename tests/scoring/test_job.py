@@ -210,11 +210,11 @@ def test_the_command_scores_and_shows_which_model_wrote_what(
     ("arguments", "code", "message"),
     [
         (("models:/wine/1",), 2, "Give MODEL_URI, SOURCE and TARGET"),
-        (("models:/wine/99", "SOURCE", "t/t"), 1, "models:/wine/99"),
-        (("models:/wine/1", "./nowhere", "t/t"), 1, "There is no table or Parquet folder './nowhere'"),
+        (("models:/wine/99", "SOURCE", "t/t"), 2, "models:/wine/99"),
+        (("models:/wine/1", "./nowhere", "t/t"), 2, "There is no table or Parquet folder './nowhere'"),
         (("models:/wine/1", "SOURCE", "t/t", "--since", "yesterday"), 2, "expected 'last' or a version number"),
         (("models:/wine/1", "SOURCE", "t/t", "--params", "{"), 2, "expected a JSON object"),
-        (("--history", "./nowhere"), 1, "no Delta table at './nowhere'"),
+        (("--history", "./nowhere"), 2, "no Delta table at './nowhere'"),
     ],
 )
 def test_what_goes_wrong_is_one_line(

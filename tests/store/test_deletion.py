@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from mlflow.entities import RunTag, ViewType
 
 import spark_tracking as st
-from spark_tracking.cli.runs import runs as command
+from spark_tracking.cli import main
 from spark_tracking.errors import NotFound
 from spark_tracking.store.tracking import LakeTrackingStore
 
@@ -64,10 +64,10 @@ def test_an_unknown_run_is_named(store: LakeTrackingStore, family: list[str], la
 
 def test_the_command_says_what_it_does_and_exits_by_outcome(store: LakeTrackingStore, family: list[str], lake_uri: str) -> None:
     arguments = ["delete", family[0], "--descendants", "--tracking-uri", lake_uri, "--json"]
-    dry = CliRunner().invoke(command, [*arguments, "--dry-run"])
+    dry = CliRunner().invoke(main, ["runs", *arguments, "--dry-run"])
     assert dry.exit_code == 0 and len(json.loads(dry.stdout)) == 4
     assert len(active(store)) == 5
-    assert CliRunner().invoke(command, arguments).exit_code == 0
+    assert CliRunner().invoke(main, ["runs", *arguments]).exit_code == 0
     assert active(store) == {family[5]}
-    failed = CliRunner().invoke(command, ["delete", "nope", "--tracking-uri", lake_uri])
-    assert failed.exit_code == 1 and "Run with id=nope not found" in failed.output
+    failed = CliRunner().invoke(main, ["runs", "delete", "nope", "--tracking-uri", lake_uri])
+    assert failed.exit_code == 2 and "Run with id=nope not found" in failed.output

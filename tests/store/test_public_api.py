@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from mlflow import MlflowClient
-from mlflow.entities import ViewType
+from mlflow.entities import Metric, ViewType
 from mlflow.exceptions import MlflowException
 from packaging.version import Version
 
@@ -218,6 +219,26 @@ def test_metric_charts_get_their_points(server: str) -> None:
     assert (steps[0], steps[-1]) == (0, 29) and steps == sorted(steps) and 10 <= len(steps) <= 12
     status, answer = call(server, f"/ajax-api/2.0/mlflow/metrics/get-history-bulk?run_id={run.info.run_id}&metric_key=loss")
     assert status == 200 and len(answer["metrics"]) == 30
+
+
+@pytest.mark.skipif(Version(mlflow.__version__) < Version("3.17"), reason="the query is the newest web UI's")
+def test_a_run_with_an_infinite_metric_is_shown_by_the_web_uis_queries(server: str) -> None:
+    client = MlflowClient(server)
+    run_id = client.create_run("0").info.run_id
+    values = {"up": math.inf, "down": -math.inf, "nan": math.nan, "plain": 1.0}
+    client.log_batch(run_id, [Metric(key, value, 1, 1) for key, value in values.items()])
+    query = (
+        "query Q($data: MlflowGetRunInput!) { mlflowGetRun(input: $data) { apiError { message } run { data { metrics { key value } } } } }"
+    )
+    status, answer = call(server, "/graphql", {"query": query, "variables": {"data": {"runId": run_id}}})
+    assert (status, answer.get("errors")) == (200, None), answer
+    shown = {metric["key"]: metric["value"] for metric in answer["data"]["mlflowGetRun"]["run"]["data"]["metrics"]}
+    assert shown == {"up": sys.float_info.max, "down": -sys.float_info.max, "nan": None, "plain": 1.0}
+    for key in values:
+        status, answer = call(
+            server, f"/ajax-api/2.0/mlflow/metrics/get-history-bulk-interval?run_ids={run_id}&metric_key={key}&max_results=10"
+        )
+        assert status == 200 and len(answer["metrics"]) == 1
 
 
 LOCATION = {"type": "MLFLOW_EXPERIMENT", "mlflow_experiment": {"experiment_id": "0"}}

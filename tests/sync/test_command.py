@@ -42,7 +42,7 @@ def test_wrong_usage_exits_with_2_and_says_what_is_right(database: str, lake_uri
     code, output = run(database, lake_uri, "--since", "yesterday")
     assert code == 2 and "ISO 8601" in output
     code, output = run(database, lake_uri, "--experiment", "nowhere")
-    assert code == 1 and "nowhere" in output
+    assert code == 2 and "nowhere" in output
     code, output = run(lake_uri, lake_uri)
     assert code != 0
     code, output = run(database, "sqlite:///other.db")

@@ -6,6 +6,7 @@ Screenshots are kept in tests/screenshots (ignored by git), to be looked at.
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import time
 from collections.abc import Iterator
@@ -60,6 +61,7 @@ def _runs(lake: str) -> dict[str, str]:
                     mlflow.log_params({"max_depth": depth, "criterion": "gini"})
                     for step in range(20):
                         mlflow.log_metrics({"accuracy": 1 - 1 / (depth + step), "loss": 1 / (depth + step)}, step=step)
+                    mlflow.log_metrics({"ratio": math.inf, "undefined": math.nan})
                     children.append(run.info.run_id)
             model = mlflow.pyfunc.log_model(name="echo", python_model=Echo(), registered_model_name="echo")
         mlflow.MlflowClient().set_registered_model_alias("echo", "champion", 1)
@@ -128,7 +130,7 @@ def test_the_run_table_shows_runs_with_metrics_and_params(browser: webdriver.Chr
 
 def test_the_run_page_shows_params_metrics_and_the_model(browser: webdriver.Chrome, server: dict[str, str]) -> None:
     page = f"experiments/{server['experiment']}/runs/{server['run']}"
-    visit(browser, server, page, "run", ["depth-2", "max_depth", "gini", "accuracy", "loss"])
+    visit(browser, server, page, "run", ["depth-2", "max_depth", "gini", "accuracy", "loss", "ratio", "undefined", "1.797"])
 
 
 def test_the_run_page_draws_metric_curves(browser: webdriver.Chrome, server: dict[str, str]) -> None:
