@@ -32,7 +32,6 @@ _HOMES = {
     "doctor": "spark_tracking.jobs.doctor",
     "executor_run": "spark_tracking.cluster.executors",
     "executor_tracking": "spark_tracking.cluster.executors",
-    "local_spark": "spark_tracking.jobs.session",
     "use": "spark_tracking.jobs.first_cell",
     "local_spark": "spark_tracking.jobs.session",
     "read": "spark_tracking.readers",
