@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from spark_tracking.errors import LakeError
+from spark_tracking.kinds.state import Entity
 from spark_tracking.lake.audit import commits, opened, pieces
 from spark_tracking.lake.derived import DerivedTable
 from spark_tracking.lake.faults import explained, is_foreign
@@ -20,7 +21,6 @@ from spark_tracking.lake.log import Table
 from spark_tracking.lake.record import is_torn_write, unreadable
 from spark_tracking.lake.replay import Folding, holds, journal_rows, replay
 from spark_tracking.lake.salvage import lost_rows
-from spark_tracking.lake.state import Entity
 from spark_tracking.lake.storage import SET_ASIDE, AnyJournal, Storage
 from spark_tracking.lake.tables import BY_NAME, DERIVED, LOGS, TableSpec
 from spark_tracking.lake.view import View

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 
-COUNTER_BITS = 16
+from spark_tracking.kinds.state import COUNTER_BITS
 
 
 class Clock:
@@ -34,11 +34,6 @@ class Clock:
         """Never fall behind `hlc`."""
         if hlc > self._last:
             self._last = hlc
-
-
-def milliseconds(hlc: int) -> int:
-    """The wall time part of a stamp, in milliseconds since the epoch."""
-    return hlc >> COUNTER_BITS
 
 
 def from_milliseconds(ms: int) -> int:

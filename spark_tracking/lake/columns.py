@@ -11,10 +11,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from spark_tracking.lake.clock import COUNTER_BITS
+from spark_tracking.kinds.shapes import TIMESTAMP
+from spark_tracking.kinds.state import COUNTER_BITS, Entity, Event, MetricFold, ModelPoint, Point, Stamp
 from spark_tracking.lake.record import PackedBlock, RawBlock, Record
-from spark_tracking.lake.state import Entity, Event, MetricFold, ModelPoint, Point, Stamp
-from spark_tracking.lake.tables import EVENTS, RUN_METRICS_HISTORY, TIME
+from spark_tracking.lake.tables import EVENTS, RUN_METRICS_HISTORY
 
 _IN_COLUMNS_BYTES = 8192
 """Packed points beyond this size (some 300) are folded by Arrow rather than one by one."""
@@ -254,7 +254,7 @@ def wall_time(hlc: _Column) -> _Column:
 
 
 def _to_time(ms: pa.Array) -> pa.Array:
-    return pc.multiply(ms, 1000).cast(TIME)
+    return pc.multiply(ms, 1000).cast(TIMESTAMP)
 
 
 def _to_milliseconds(time: pa.ChunkedArray) -> pa.ChunkedArray:

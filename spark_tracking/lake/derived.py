@@ -6,10 +6,10 @@ from collections.abc import Collection, Iterable
 
 import pyarrow as pa
 
+from spark_tracking.kinds.rows import rows as project_rows
+from spark_tracking.kinds.state import Entity
 from spark_tracking.lake.columns import among
 from spark_tracking.lake.log import Table, quoted, transaction
-from spark_tracking.lake.project import rows as project_rows
-from spark_tracking.lake.state import Entity
 from spark_tracking.lake.tables import LOGS, TableSpec
 
 FILE_BYTES = 1_200_000

@@ -18,9 +18,9 @@ import msgpack
 import pyarrow as pa
 
 from spark_tracking.errors import LakeError, SparkTrackingError
+from spark_tracking.kinds.state import Entity, Event, MetricBlock
 from spark_tracking.lake.lake import COMMIT_ATTEMPTS, Lake
 from spark_tracking.lake.record import PackedBlock, encode, last_of_each, pack_block
-from spark_tracking.lake.state import Entity, Event, MetricBlock
 
 _SIZE = struct.Struct("<I")
 

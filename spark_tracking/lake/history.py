@@ -11,9 +11,9 @@ from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
 from spark_tracking.errors import InvalidInput, NotFound
+from spark_tracking.kinds.rows import rows as project_rows
 from spark_tracking.lake.clock import from_milliseconds
 from spark_tracking.lake.log import Table
-from spark_tracking.lake.project import rows as project_rows
 from spark_tracking.lake.replay import journal_rows, of_logs, replay
 from spark_tracking.lake.storage import Storage
 from spark_tracking.lake.tables import EVENTS_LOG, METRICS_LOG, TableSpec

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import pyarrow.compute as pc
 
 from spark_tracking import config
+from spark_tracking.kinds.state import Event
 from spark_tracking.lake.columns import event_rows
 from spark_tracking.lake.log import NAMES, Raced, Table, transaction
 from spark_tracking.lake.maintain import COMPACT_EVERY, compact
 from spark_tracking.lake.record import Record, last_of_each
-from spark_tracking.lake.state import Event
 from spark_tracking.lake.tables import EVENTS_LOG
 
 

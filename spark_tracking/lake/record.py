@@ -18,7 +18,7 @@ from zlib import crc32
 import msgpack
 
 from spark_tracking.errors import InvalidInput
-from spark_tracking.lake.state import Event, MetricBlock
+from spark_tracking.kinds.state import Event, MetricBlock
 
 LAST_MS = (2**63 - 1) // 1000
 """The greatest time of a point, in ms since the epoch: a Delta timestamp is an int64 of microseconds."""

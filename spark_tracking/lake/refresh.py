@@ -13,12 +13,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from spark_tracking.errors import LakeCorrupt, Unavailable
+from spark_tracking.kinds.state import Entity
 from spark_tracking.lake.columns import fold_rows
 from spark_tracking.lake.derived import DerivedTable
 from spark_tracking.lake.log import Gone, Raced, Table
 from spark_tracking.lake.maintain import COMPACT_EVERY, clean_log, compact
 from spark_tracking.lake.replay import Folding, holds, of_logs
-from spark_tracking.lake.state import Entity
 from spark_tracking.lake.tables import DERIVED, EVENTS_LOG, METRICS_LOG
 
 ATTEMPTS = 10

@@ -12,12 +12,12 @@ from posixpath import basename
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from spark_tracking.kinds.state import Entity, Event, MetricBlock
 from spark_tracking.lake.audit import strays
 from spark_tracking.lake.columns import event_rows, metric_rows
 from spark_tracking.lake.log import Table
 from spark_tracking.lake.record import PackedBlock, Record, pack_block
 from spark_tracking.lake.replay import Entities, lacking
-from spark_tracking.lake.state import Entity, Event, MetricBlock
 from spark_tracking.lake.storage import Storage
 from spark_tracking.lake.tables import EVENTS_LOG
 

@@ -15,9 +15,10 @@ from deltalake.exceptions import DeltaError
 
 from spark_tracking import config
 from spark_tracking.errors import InvalidInput, PermissionRefused, Unavailable
+from spark_tracking.kinds.shapes import AGGREGATES
 from spark_tracking.lake import storage
 from spark_tracking.lake.root import MARKER
-from spark_tracking.lake.tables import BY_NAME, RUNS_LATEST
+from spark_tracking.lake.tables import BY_NAME
 
 NAMES = ("experiments_latest", "runs_latest", "run_metrics_history")
 _STAGE = "CASE WHEN delete_time IS NULL THEN 'active' ELSE 'deleted' END AS lifecycle_stage"
@@ -119,7 +120,7 @@ def _column(batch: pa.RecordBatch, field: pa.Field) -> pa.Array:
         return batch[field.name].cast(field.type)
     if field.name != "metrics":
         return pa.nulls(batch.num_rows, field.type)
-    told = batch["aggregated_metrics"].cast(RUNS_LATEST.field("aggregated_metrics").type)
+    told = batch["aggregated_metrics"].cast(AGGREGATES)
     values = told.flatten()
     offsets = pa.array([0, *(pc.cumulative_sum(pc.list_value_length(told).fill_null(0)).to_pylist())], pa.int32())
     return pa.MapArray.from_arrays(offsets, values.field("metric_name"), values.field("latest_value")).cast(field.type)

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 
 import pyarrow.compute as pc
 
+from spark_tracking.kinds.state import Entity, Stamp
 from spark_tracking.lake import storage
 from spark_tracking.lake.clock import Clock
 from spark_tracking.lake.columns import among, events_of, fold_blocks, fold_metric_rows, model_points
@@ -24,7 +25,6 @@ from spark_tracking.lake.derived import DerivedTable
 from spark_tracking.lake.journal import writer_of
 from spark_tracking.lake.log import Commit, Gone, Table
 from spark_tracking.lake.record import PackedBlock, Record
-from spark_tracking.lake.state import Entity, Stamp
 from spark_tracking.lake.tables import DERIVED, EVENTS_LOG, METRICS_LOG
 
 Key = tuple[str, str]

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from spark_tracking.errors import InvalidInput, NotFound, PermissionRefused
-from spark_tracking.lake import tables as lake_tables
+from spark_tracking.kinds import shapes
 from spark_tracking.readers.assemble import lists, maps, times
 from spark_tracking.readers.base import DERIVED, Reader
 from spark_tracking.readers.database_rows import MODEL, MODEL_STATUS, NUMBER_PAIR, PAIR, RUN, batch_of, schema_of, text_of, with_nan
@@ -195,7 +195,7 @@ class DatabaseReader(Reader):
                 "run_name": chunk["name"],
                 "lifecycle_stage": chunk["lifecycle_stage"],
                 "delete_time": times(chunk["deleted_time"]),
-                "aggregated_metrics": lists(owners, self._aggregates(among, metrics), lake_tables.AGGREGATES),
+                "aggregated_metrics": lists(owners, self._aggregates(among, metrics), shapes.AGGREGATES),
                 "datasets": self._datasets(owners, among),
                 **self._models_of_runs(owners, among),
             }
@@ -207,7 +207,7 @@ class DatabaseReader(Reader):
 
     def _pairs(self, table: str, owners: pa.Array, among: str, owner: str = "run_uuid", key: str = "key", value: str = "value") -> pa.Array:
         sql = f"SELECT c.{owner}, c.{quoted(key, self._db)}, c.{value} FROM {table} c WHERE c.{owner} IN ({among})"
-        return maps(owners, self._db.table(sql, PAIR), lake_tables.STRINGS)
+        return maps(owners, self._db.table(sql, PAIR), shapes.STRINGS)
 
     def _aggregates(self, among: str, latest: pa.Table) -> pa.Table:
         """Least, greatest and latest value of each run's metrics; NaN is left out unless there is nothing else."""
@@ -229,11 +229,11 @@ class DatabaseReader(Reader):
         names = ("name", "digest", "dataset_source_type", "dataset_source", "dataset_schema", "dataset_profile")
         sql = f"SELECT i.destination_id, {', '.join('d.' + name for name in names)}, i.input_uuid {uses}"
         rows = self._db.table(sql, schema_of(id="s", **dict.fromkeys(names, "s"), input="s"))
-        tags = maps(pa.array([], pa.string()), rows.select([0, 1, 2]), lake_tables.STRINGS)
+        tags = maps(pa.array([], pa.string()), rows.select([0, 1, 2]), shapes.STRINGS)
         if len(rows):
             inputs = f"SELECT i.input_uuid {uses}"
             tags = self._pairs("input_tags", rows["input"].combine_chunks(), inputs, "input_uuid", "name")
-        return lists(owners, rows.drop(["input"]).append_column("tags", tags), lake_tables.DATASETS)
+        return lists(owners, rows.drop(["input"]).append_column("tags", tags), shapes.DATASETS)
 
     def _models_of_runs(self, owners: pa.Array, among: str) -> dict[str, pa.Array]:
         def links(kind: str) -> pa.Table:
@@ -245,7 +245,7 @@ class DatabaseReader(Reader):
 
         return {
             "model_inputs": lists(owners, links("INPUT"), pa.list_(pa.string())),
-            "model_outputs": lists(owners, links("OUTPUT"), lake_tables.LINKS),
+            "model_outputs": lists(owners, links("OUTPUT"), shapes.LINKS),
         }
 
     def _points(self, query: Query, part: Range) -> Iterator[pa.RecordBatch]:
@@ -319,7 +319,7 @@ class DatabaseReader(Reader):
         rows = self._db.table(sql, schema_of(id="s", **dict(zip(names, "sfiisss"))))
         rows = rows.sort_by([("metric_step", "ascending"), ("metric_timestamp_ms", "ascending")])
         rows = rows.set_column(4, "metric_time", times(rows["metric_timestamp_ms"]))
-        return lists(owners, rows, lake_tables.MODEL_METRICS)
+        return lists(owners, rows, shapes.MODEL_METRICS)
 
     def _registered_models(self, query: Query) -> pa.Table:
         names = ("name", "description", "creation_time", "last_updated_time")
@@ -359,7 +359,7 @@ class DatabaseReader(Reader):
             "description": text_of(rows["description"]),
             "created_by": rows["user_id"],
             "tags": maps(
-                id.combine_chunks(), pa.table([tag_owner, tags["key"], tags["value"]], names=["id", "key", "value"]), lake_tables.STRINGS
+                id.combine_chunks(), pa.table([tag_owner, tags["key"], tags["value"]], names=["id", "key", "value"]), shapes.STRINGS
             ),
         }
         return pa.Table.from_batches([batch_of(query, columns)])

@@ -8,12 +8,12 @@ from typing import Any
 
 import pyarrow as pa
 
-from spark_tracking.lake import tables as lake_tables
+from spark_tracking.kinds import shapes
 from spark_tracking.readers.assemble import FIRST_TIME, LAST_TIME, times
 from spark_tracking.readers.schemas import TABLES
 
 Json = Mapping[str, Any]
-_STRINGS = lake_tables.STRINGS
+_STRINGS = shapes.STRINGS
 _MODEL_STATUS = {"LOGGED_MODEL_PENDING": "PENDING", "LOGGED_MODEL_READY": "READY", "LOGGED_MODEL_UPLOAD_FAILED": "FAILED"}
 
 
@@ -34,8 +34,8 @@ def runs(page: Sequence[Json], table: str) -> pa.RecordBatch:
     if table != "runs":
         inputs = [run.get("inputs", {}) for run in page]  # without models: a search does not tell them
         columns |= {
-            "aggregated_metrics": pa.array([_aggregates(m) for m in metrics], lake_tables.AGGREGATES),
-            "datasets": pa.array([_datasets(i.get("dataset_inputs", ())) for i in inputs], lake_tables.DATASETS),
+            "aggregated_metrics": pa.array([_aggregates(m) for m in metrics], shapes.AGGREGATES),
+            "datasets": pa.array([_datasets(i.get("dataset_inputs", ())) for i in inputs], shapes.DATASETS),
         }
     return batch(table, columns, len(page))
 
@@ -121,9 +121,7 @@ def batch(table: str, columns: Mapping[str, pa.Array], rows: int) -> pa.RecordBa
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
-def pairs(
-    items: Iterable[Iterable[Json]], type_: pa.DataType = lake_tables.STRING, convert: Callable[[Any], Any] | None = None
-) -> pa.Array:
+def pairs(items: Iterable[Iterable[Json]], type_: pa.DataType = shapes.STRING, convert: Callable[[Any], Any] | None = None) -> pa.Array:
     """Lists of {"key": …, "value": …} as maps, sorted by key."""
     ordered = [sorted(item, key=_key) if item else () for item in items]
     flat = [pair for item in ordered for pair in item]
@@ -194,4 +192,4 @@ def _model_metrics(items: Iterable[Iterable[Json]]) -> pa.Array:
         ]
         for metrics in items
     ]
-    return pa.array(rows, lake_tables.MODEL_METRICS)
+    return pa.array(rows, shapes.MODEL_METRICS)

@@ -12,13 +12,11 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from spark_tracking.errors import InvalidInput
-from spark_tracking.lake import tables as lake_tables
+from spark_tracking.kinds.catalog import EXPERIMENT, LOGGED_MODEL, MODEL_VERSION, REGISTERED_MODEL, RUN, Kind
+from spark_tracking.kinds.shapes import DATASETS as DATASETS_OF_RUN
+from spark_tracking.lake.tables import RUN_METRICS_HISTORY
 
-_INNER = ("state", "hlc", "version_id")
-
-
-def _of_lake(name: str) -> pa.Schema:
-    return pa.schema([field for field in lake_tables.BY_NAME[name].schema if field.name not in _INNER])
+_INNER = ("hlc", "version_id")
 
 
 @dataclass(frozen=True)
@@ -29,7 +27,7 @@ class Table:
         name: what `spark_tracking.read` and `format("mlflow").load` take.
         schema: the columns, the same whichever way the table is read.
         order: the columns by which `spark_tracking.read` orders the rows.
-        filter: what the filter language speaks of: runs, experiments, logged_models, registered_models, model_versions.
+        filter: what the filter language speaks of: the plural of a kind.
         about: one sentence for the reference page.
         unknown_rest, unknown_database: columns that are null when read this way, for the server does not tell.
     """
@@ -43,49 +41,45 @@ class Table:
     unknown_database: tuple[str, ...] = ()
 
 
-_S, _T = pa.string(), pa.timestamp("us", tz="UTC")
-_STRINGS = pa.map_(_S, _S)
+def _without_inner(schema: pa.Schema) -> pa.Schema:
+    return pa.schema([field for field in schema if field.name not in _INNER])
 
-RUNS = pa.schema(
-    [
-        ("run_id", _S),
-        ("experiment_id", _S),
-        ("metrics", pa.map_(_S, pa.float64())),
-        ("params", _STRINGS),
-        ("tags", _STRINGS),
-        ("start_time", _T),
-        ("end_time", _T),
-        ("status", _S),
-        ("artifact_uri", _S),
-    ]
-)
-DATASETS = pa.schema([("run_id", _S), ("experiment_id", _S), *lake_tables.DATASETS.value_type])
-ARTIFACTS = pa.schema([("run_id", _S), ("experiment_id", _S), ("artifact_uri", _S), ("path", _S), ("file_size", pa.int64())])
 
-_ACCOUNT = ("account_id", "workspace_id")
+def _of(kind: Kind, about: str, order: tuple[str, ...] = (), untold: tuple[str, ...] = ()) -> Table:
+    rest = (*untold, *(c.name for c in kind.columns if c.rest is None and c.name not in _INNER))
+    database = tuple(c.name for c in kind.columns if c.sql is None and c.name not in _INNER)
+    return Table(kind.table, _without_inner(kind.schema), order or (kind.key,), kind.plural, about, rest, database)
+
+
+_RUN_COLUMNS = ("run_id", "experiment_id", "metrics", "params", "tags", "start_time", "end_time", "status", "artifact_uri")
+_RUN = [RUN.schema.field(name) for name in ("run_id", "experiment_id")]
+DATASETS = pa.schema([*_RUN, *DATASETS_OF_RUN.value_type])
+ARTIFACTS = pa.schema([*_RUN, *((name, pa.string()) for name in ("artifact_uri", "path")), ("file_size", pa.int64())])
+_POINTS_UNKNOWN = ("account_id", "workspace_id", "insert_time", "record_id", "model_id", "dataset_name", "dataset_digest")
 
 TABLES: dict[str, Table] = {
     table.name: table
     for table in (
-        Table("runs", RUNS, ("run_id",), "runs", "Runs in the columns of Databricks' `mlflow-experiment` source."),
         Table(
-            "runs_latest",
-            _of_lake("runs_latest"),
+            "runs",
+            pa.schema([RUN.schema.field(name) for name in _RUN_COLUMNS]),
             ("run_id",),
             "runs",
+            "Runs in the columns of Databricks' `mlflow-experiment` source.",
+        ),
+        _of(
+            RUN,
             "Runs in the columns of `system.mlflow.runs_latest`, and more after them. `aggregated_metrics` holds each metric's least, "
             "greatest and latest value; over REST the first two are null, since only the whole history tells them.",
-            (*_ACCOUNT, "update_time", "delete_time", "model_inputs", "model_outputs"),
-            (*_ACCOUNT, "update_time"),
         ),
         Table(
             "run_metrics_history",
-            _of_lake("run_metrics_history"),
+            _without_inner(RUN_METRICS_HISTORY),
             ("run_id", "metric_name", "metric_time", "metric_step", "metric_value"),
             "runs",
             "Every logged point of every metric of the runs, of any length, each point once.",
-            (*_ACCOUNT, "insert_time", "record_id", "model_id", "dataset_name", "dataset_digest"),
-            (*_ACCOUNT, "insert_time", "record_id", "model_id", "dataset_name", "dataset_digest"),
+            _POINTS_UNKNOWN,
+            _POINTS_UNKNOWN,
         ),
         Table("datasets", DATASETS, ("run_id", "name", "digest"), "runs", "The data sets that runs logged as inputs, one row per use."),
         Table(
@@ -95,40 +89,10 @@ TABLES: dict[str, Table] = {
             "runs",
             "The files below the runs' artifact folders, only listed; `path` is relative to `artifact_uri`, `file_size` in bytes.",
         ),
-        Table(
-            "experiments_latest",
-            _of_lake("experiments_latest"),
-            ("experiment_id",),
-            "experiments",
-            "Experiments in the columns of `system.mlflow.experiments_latest`, and more after them.",
-            _ACCOUNT,
-            _ACCOUNT,
-        ),
-        Table(
-            "logged_models_latest",
-            _of_lake("logged_models_latest"),
-            ("model_id",),
-            "logged_models",
-            "Logged models (MLflow 3) with their params, tags and metrics.",
-            ("delete_time",),
-            ("delete_time",),
-        ),
-        Table(
-            "registered_models_latest",
-            _of_lake("registered_models_latest"),
-            ("name",),
-            "registered_models",
-            "Registered models with their tags and aliases.",
-        ),
-        Table(
-            "model_versions_latest",
-            _of_lake("model_versions_latest"),
-            ("name", "version"),
-            "model_versions",
-            "Versions of registered models.",
-            ("storage_location", "model_id"),
-            ("model_id",),
-        ),
+        _of(EXPERIMENT, "Experiments in the columns of `system.mlflow.experiments_latest`, and more after them."),
+        _of(LOGGED_MODEL, "Logged models (MLflow 3) with their params, tags and metrics."),
+        _of(REGISTERED_MODEL, "Registered models with their tags and aliases."),
+        _of(MODEL_VERSION, "Versions of registered models.", ("name", "version"), ("model_id",)),  # MLflow's pages do not tell it yet
     )
 }
 

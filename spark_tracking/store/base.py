@@ -13,8 +13,8 @@ from mlflow.store.entities.paged_list import PagedList
 from mlflow.utils import time as mlflow_time
 from mlflow.utils.search_utils import SearchUtils
 
+from spark_tracking.kinds.state import Stamp
 from spark_tracking.lake import Entity, Event, Lake
-from spark_tracking.lake.state import Stamp
 from spark_tracking.uri import LakeUri
 
 T = TypeVar("T")

@@ -16,7 +16,8 @@ from mlflow.utils.validation import (
     _validate_experiment_tag,
 )
 
-from spark_tracking import entities, search
+from spark_tracking import search
+from spark_tracking.kinds import entities
 from spark_tracking.lake import Entity, Event
 from spark_tracking.store.base import LakeBacked, attrs, invalid, not_found, now, offset_of, page, pairs
 from spark_tracking.store.unsupported import NotKept

@@ -20,9 +20,10 @@ from mlflow.utils.search_utils import SearchLoggedModelsPaginationToken
 from mlflow.utils.uri import append_to_uri_path
 from mlflow.utils.validation import _validate_logged_model_name
 
-from spark_tracking import entities, search
+from spark_tracking import search
+from spark_tracking.kinds import entities
+from spark_tracking.kinds.state import ModelPoint
 from spark_tracking.lake import Entity, Event
-from spark_tracking.lake.state import ModelPoint
 from spark_tracking.store.base import attrs, drop_none, folded, invalid, new_id, not_found, now, pairs, require_values, valid_offset
 from spark_tracking.store.metrics import Metrics
 

@@ -21,7 +21,7 @@ from mlflow.utils.validation import (
     _validate_run_id,
 )
 
-from spark_tracking.entities import metric_value
+from spark_tracking.kinds.entities import metric_value
 from spark_tracking.lake import MetricBlock
 from spark_tracking.store.base import MAX_TIME, check_time, invalid, offset_of, page
 from spark_tracking.store.runs import Runs

@@ -30,8 +30,10 @@ from mlflow.utils.validation import (
     _validate_tag_name,
 )
 
-from spark_tracking import entities, search
+from spark_tracking import search
 from spark_tracking.errors import InvalidUri
+from spark_tracking.kinds import entities
+from spark_tracking.kinds.shapes import version_id
 from spark_tracking.lake import Entity, Event
 from spark_tracking.store.base import attrs, drop_none, folded, invalid, not_found, now, offset_of, page, pairs
 from spark_tracking.store.registered_models import KIND as MODEL
@@ -81,7 +83,7 @@ class ModelVersions(RegisteredModels):
         def decide() -> list[Event]:
             model, time = self._model(name), now()
             number = (model.number("last_version") or 0) + 1
-            id = entities.version_id(name, number)
+            id = version_id(name, number)
             values: dict[str, Any] = {
                 "created": time,
                 "updated": time,
@@ -226,7 +228,7 @@ class ModelVersions(RegisteredModels):
     def _version(self, name: str, version: int | str) -> Entity:
         _validate_model_name(name)
         number = _number(version)
-        found = self.lake.get(KIND, entities.version_id(name, number))
+        found = self.lake.get(KIND, version_id(name, number))
         if found is None or found.attr("current_stage") == STAGE_DELETED_INTERNAL:
             raise not_found(f"Model Version (name={name}, version={number}) not found")
         return found

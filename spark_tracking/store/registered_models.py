@@ -18,7 +18,9 @@ from mlflow.utils.validation import (
     _validate_tag_name,
 )
 
-from spark_tracking import entities, search
+from spark_tracking import search
+from spark_tracking.kinds import entities
+from spark_tracking.kinds.shapes import split_version_id, version_id
 from spark_tracking.lake import Entity, Event
 from spark_tracking.store.base import LakeBacked, attrs, drop_none, folded, invalid, not_found, now, offset_of, page, pairs
 
@@ -70,7 +72,7 @@ class RegisteredModels(LakeBacked):
                 raise MlflowException(f"Registered Model (name={new_name}) already exists.", RESOURCE_ALREADY_EXISTS)
             events: list[Event] = []
             for entity in (model, *self._versions_of(model, deleted=True)):
-                renamed = new_name if entity is model else entities.version_id(new_name, entities.split_version_id(entity.id)[1])
+                renamed = new_name if entity is model else version_id(new_name, split_version_id(entity.id)[1])
                 if new_name != name:
                     events += [event._replace(id=renamed) for event in entity.events()]
                     events.append(Event(entity.kind, entity.id, "purge", "", None))
@@ -113,7 +115,7 @@ class RegisteredModels(LakeBacked):
         found = self.lake.search(KIND, where, order, max_results + 1, offset)
         versions: dict[str, list[Entity]] = {model.id: [] for model in found[:max_results]}
         for version in self.lake.search(VERSION, search.one_of("name", versions)) if versions else ():
-            versions[entities.split_version_id(version.id)[0]].append(version)
+            versions[split_version_id(version.id)[0]].append(version)
 
         def convert(model: Entity) -> RegisteredModel:
             latest = self._latest_of_stages(versions[model.id])
@@ -145,13 +147,13 @@ class RegisteredModels(LakeBacked):
     def _versions_of(self, model: Entity, deleted: bool = False) -> list[Entity]:
         """All versions, by number: their ids are known, so nothing is searched."""
         numbers = range(1, (model.number("last_version") or 0) + 1)
-        found = self.lake.get_many(VERSION, [entities.version_id(model.id, n) for n in numbers]).values()
+        found = self.lake.get_many(VERSION, [version_id(model.id, n) for n in numbers]).values()
         return [v for v in found if deleted or v.attr("current_stage") != STAGE_DELETED_INTERNAL]
 
     @staticmethod
     def _latest_of_stages(versions: Iterable[Entity]) -> list[Entity]:
         """Of each stage, the version with the highest number."""
-        by_number = sorted(versions, key=lambda v: entities.split_version_id(v.id)[1])
+        by_number = sorted(versions, key=lambda v: split_version_id(v.id)[1])
         latest = {v.attr("current_stage"): v for v in by_number}
         latest.pop(STAGE_DELETED_INTERNAL, None)
         return list(latest.values())

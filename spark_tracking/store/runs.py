@@ -35,10 +35,12 @@ from mlflow.utils.name_utils import _generate_random_name
 from mlflow.utils.uri import append_to_uri_path
 from mlflow.utils.validation import _validate_dataset_inputs, _validate_param, _validate_run_id, _validate_tag
 
-from spark_tracking import entities, search
+from spark_tracking import search
 from spark_tracking.errors import LakeError, Unavailable
+from spark_tracking.kinds import entities
+from spark_tracking.kinds.shapes import dataset_register
+from spark_tracking.kinds.state import Register, Stamp
 from spark_tracking.lake import Entity, Event
-from spark_tracking.lake.state import Register, Stamp
 from spark_tracking.store.base import (
     attrs,
     check_time,
@@ -215,11 +217,11 @@ class Runs(Experiments):
         known, mine = experiment.items("dataset"), run.items("dataset")
         events: dict[str, list[Event]] = {}
         for one in datasets:
-            key, described = entities.dataset_register(one.dataset)
+            key, described = dataset_register(dict(one.dataset), {})
             if key in mine or key in events:
                 continue
-            first = entities.dataset_input(known.get(key, described)).dataset
-            value = entities.dataset_register(first, one.tags, order=len(mine) + len(events))[1]
+            first = json.loads(known.get(key, described))
+            value = dataset_register(first, {tag.key: tag.value for tag in one.tags or ()}, len(mine) + len(events))[1]
             events[key] = [Event(KIND, run.id, "dataset", key, value)]
             if key not in known:
                 events[key].append(Event("experiment", experiment.id, "dataset", key, described))

@@ -15,8 +15,8 @@ from mlflow.utils.file_utils import local_file_uri_to_path
 from mlflow.utils.uri import append_to_uri_path, is_local_uri
 
 from spark_tracking.errors import LakeError, Unavailable
+from spark_tracking.kinds.state import time_of
 from spark_tracking.lake import Entity, Lake, storage
-from spark_tracking.lake.clock import milliseconds
 from spark_tracking.masking import masked
 from spark_tracking.uri import is_plain_id
 
@@ -31,7 +31,7 @@ def in_trash(lake: Lake, kind: str, before: int) -> list[str]:
 
 def _since(entity: Entity) -> int:
     told = entity.number("deleted")
-    return milliseconds(entity.fields["attr"]["lifecycle_stage"].stamp.hlc) if told is None else told
+    return time_of(entity.fields["attr"]["lifecycle_stage"].stamp.hlc) if told is None else told
 
 
 def remove_artifacts(lake: Lake, entity: Entity, experiment: Entity | None) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from spark_tracking.kinds.catalog import EXPERIMENT
+from spark_tracking.kinds.shapes import Registers
 from spark_tracking.lake import Entity, Event, Lake
-from spark_tracking.sync.registers import OWNER, Registers, Row, changes, experiment, marks, split_marks
+from spark_tracking.sync.registers import OWNER, Row, changes, marks, split_marks
 from spark_tracking.sync.source import Source
 
 ORIGIN = ("sync", "id")
@@ -67,7 +69,7 @@ class Experiments:
         location = there.attr("artifact_location") if there is not None else None
         root = "" if self._lake is None else self._lake.uri.artifact_root
         own = {("attr", "name"): name, ("attr", "artifact_location"): location or f"{root}/{id}"}
-        return {**experiment(row), **own, OWNER: self._source, ORIGIN: row["experiment_id"]}
+        return {**EXPERIMENT.registers(row), **own, OWNER: self._source, ORIGIN: row["experiment_id"]}
 
     def _free_id(self, row: Row, there: dict[str, Entity]) -> str | None:
         id: str = row["experiment_id"]

@@ -12,12 +12,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from spark_tracking.errors import LakeFormatError
+from spark_tracking.kinds.catalog import LOGGED_MODEL, RUN
+from spark_tracking.kinds.shapes import Registers
 from spark_tracking.lake import Entity, Event, Lake, MetricBlock
 from spark_tracking.sync import points
 from spark_tracking.sync.bookmarks import Bookmark, Bookmarks
 from spark_tracking.sync.copying import RUNS_AT_ONCE, Copying, base_of, chunks
 from spark_tracking.sync.experiments import Experiments
-from spark_tracking.sync.registers import OWNER, Registers, Row, changes, logged_model, mark, marks, run, split_marks
+from spark_tracking.sync.registers import OWNER, Row, changes, mark, marks, split_marks
 from spark_tracking.sync.registry import Registry
 from spark_tracking.sync.result import Progress, SyncResult, Wanted
 from spark_tracking.sync.source import Source
@@ -134,7 +136,7 @@ class IntoLake(Copying):
     def _run_registers(self, row: Row) -> Registers:
         experiment = self._experiments.ids[row["experiment_id"]]
         uri = self._target_uri(row["artifact_uri"], f"{experiment}/{row['run_id']}/artifacts")
-        return {**run(row), ("attr", "experiment_id"): experiment, ("attr", "artifact_uri"): uri, OWNER: self._source.id}
+        return {**RUN.registers(row), ("attr", "experiment_id"): experiment, ("attr", "artifact_uri"): uri, OWNER: self._source.id}
 
     # -- logged models ------------------------------------------------------------------------------------------
 
@@ -174,7 +176,7 @@ class IntoLake(Copying):
         experiment = self._experiments.ids[row["experiment_id"]]
         uri = self._target_uri(row["artifact_uri"], f"{experiment}/models/{id}/artifacts")
         own = {("attr", "experiment_id"): experiment, ("attr", "artifact_uri"): uri, OWNER: self._source.id}
-        registers = {**logged_model(row), **own}
+        registers = {**LOGGED_MODEL.registers(row), **own}
         events = list(changes("logged_model", id, registers, known, split_marks(base_of(marked))))
         blocks = list(points.of_model({**row, "experiment_id": experiment}, known, homes))
         if self._wanted.artifacts == "copy":

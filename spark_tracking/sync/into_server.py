@@ -17,21 +17,18 @@ from typing import Any
 import pyarrow as pa
 
 from spark_tracking.errors import NotFound, SparkTrackingError
+from spark_tracking.kinds.catalog import EXPERIMENT, LOGGED_MODEL, RUN
+from spark_tracking.kinds.shapes import Registers, milliseconds
 from spark_tracking.lake import Event
 from spark_tracking.sync import points
 from spark_tracking.sync.bookmarks import Bookmark, Bookmarks, packed, unpacked
 from spark_tracking.sync.copying import RUNS_AT_ONCE, Copying, base_of, chunks, unspooled
 from spark_tracking.sync.registers import (
-    Registers,
     Row,
     changes,
     entity,
-    experiment,
-    logged_model,
     mark,
     marks,
-    milliseconds,
-    run,
     split_marks,
 )
 from spark_tracking.sync.result import Progress, SyncResult, Wanted
@@ -142,7 +139,7 @@ class IntoServer(Copying):
     def _copy_experiment(self, row: Row, name: str, known: Row | None) -> tuple[str, bool]:
         """Create or change one; returns its id, and whether it is to be deleted in the end."""
         origin, tally = row["experiment_id"], self.result.things["experiment"]
-        registers = {**experiment(row), ("attr", "name"): name, ("tag", ORIGIN): self._origin(origin)}
+        registers = {**EXPERIMENT.registers(row), ("attr", "name"): name, ("tag", ORIGIN): self._origin(origin)}
         wanted = {key: value for key, value in registers.items() if key[0] == "tag" or key[1] in ("name", "lifecycle_stage")}
         new = known is None
         if known is None:
@@ -150,7 +147,7 @@ class IntoServer(Copying):
             known = {"experiment_id": id, "tags": [(ORIGIN, self._origin(origin))], "name": name, "lifecycle_stage": "active"}
         id = self._experiments[origin] = str(known["experiment_id"])
         base = split_marks(base_of(self._marks.get("experiment", origin)))
-        events = list(changes("experiment", id, wanted, entity("experiment", id, {**_EMPTY_EXPERIMENT, **known}), base))
+        events = list(changes("experiment", id, wanted, entity("experiment", id, known), base))
         tally.new, tally.changed, tally.written = tally.new + new, tally.changed + (not new and bool(events)), tally.written + len(events)
         deletion = Event("experiment", id, "attr", "lifecycle_stage", "deleted")
         if not self._wanted.dry_run:
@@ -225,7 +222,7 @@ class IntoServer(Copying):
         known = [id for id in experiments if not id.startswith("new ")]
         if not rows or not known:
             return
-        starts = [int(milliseconds(row["start_time"]) or 0) for row in rows]
+        starts = [milliseconds(row["start_time"]) for row in rows]
         span = (min(starts), max(starts)) if min(starts) > 0 else (None, None)
         deleted = {row["run_id"]: row["lifecycle_stage"] for row in rows}
         copies = self._server.copies(known, [self._origin(row["run_id"]) for row in rows], *span)
@@ -247,7 +244,7 @@ class IntoServer(Copying):
         if self._wanted.dry_run:
             return f"new {row['run_id']}"
         experiment, origin = self._experiments[row["experiment_id"]], self._origin(row["run_id"])
-        start = int(milliseconds(row["start_time"]) or 0)
+        start = milliseconds(row["start_time"])
         body = {"experiment_id": experiment, "user_id": row["created_by"] or "", "start_time": start, "run_name": row["run_name"] or ""}
 
         def find() -> Any:
@@ -323,7 +320,7 @@ class IntoServer(Copying):
         """The registers of a run in the target's ids, without what a server keeps to itself."""
         told = {"run_name", "status", "end_time", "lifecycle_stage"}
         wanted: Registers = {}
-        for (field, key), value in run(row).items():
+        for (field, key), value in RUN.registers(row).items():
             if field in ("model_input", "model_output"):
                 copy = self.copy_of("logged_model", key)
                 if copy is not None:
@@ -431,7 +428,9 @@ class IntoServer(Copying):
         marked = self._marks.get("logged_model", row["model_id"])
         if copy is None and (marked is not None or row["lifecycle_stage"] == "deleted"):
             return 0  # deleted on one side, and a server shows no deleted ones
-        wanted = {key: value for key, value in logged_model(row).items() if key[0] != "attr" or key[1] in ("status", "lifecycle_stage")}
+        wanted = {
+            key: value for key, value in LOGGED_MODEL.registers(row).items() if key[0] != "attr" or key[1] in ("status", "lifecycle_stage")
+        }
         wanted["tag", ORIGIN] = self._origin(row["model_id"])
         if self._wanted.artifacts == "reference" and row["artifact_uri"]:
             wanted["tag", ARTIFACTS] = self._source.artifact_uri(row["artifact_uri"])
@@ -476,6 +475,3 @@ class IntoServer(Copying):
         made = self._server.create("logged-models", body, find)
         found: Row = made.get("row") or rest_json.logged_models([made["model"]]).to_pylist()[0]
         return found
-
-
-_EMPTY_EXPERIMENT = {"create_time": None, "update_time": None, "delete_time": None, "artifact_location": None}

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Iterator
-from datetime import datetime, timedelta, timezone
 from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from spark_tracking.kinds.shapes import milliseconds
 from spark_tracking.lake import Entity, MetricBlock
 from spark_tracking.sync.registers import Row
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 ModelAndData = tuple[str, str | None, str | None]
 _Columns = tuple[list[str], list[int], list[int], list[float]]
 
@@ -42,7 +41,7 @@ class ModelPoints:
         """Note the points of a row of `logged_models_latest`."""
         for point in model["metrics"] or ():
             if point["run_id"]:
-                one = key(point["metric_name"], _milliseconds(point["metric_time"]), point["step"] or 0, point["value"])
+                one = key(point["metric_name"], milliseconds(point["metric_time"]), point["step"] or 0, point["value"])
                 self._of_run.setdefault(point["run_id"], {})[one] = (model["model_id"], point["dataset_name"], point["dataset_digest"])
 
     def of(self, run_id: str) -> dict[Key, ModelAndData]:
@@ -55,7 +54,7 @@ def of_model(model: Row, there: Entity | None, experiment_of_run: dict[str, str]
     known = set() if there is None else {(p.name, p.run_id, p.dataset_name, p.dataset_digest, p.step, p.time) for p in there.points}
     blocks: dict[tuple[str, str | None, str | None], MetricBlock] = {}
     for p in model["metrics"] or ():
-        run, data, time, step = p["run_id"] or "", (p["dataset_name"], p["dataset_digest"]), _milliseconds(p["metric_time"]), p["step"] or 0
+        run, data, time, step = p["run_id"] or "", (p["dataset_name"], p["dataset_digest"]), milliseconds(p["metric_time"]), p["step"] or 0
         if (p["metric_name"], run, *data, step, time) in known:
             continue
         experiment = experiment_of_run.get(run) or str(model["experiment_id"])
@@ -108,7 +107,3 @@ def _columns(points: pa.Table) -> _Columns:
 
 def _in_milliseconds(times: pa.ChunkedArray) -> pa.ChunkedArray:
     return pc.divide(times.cast(pa.int64()), 1000)
-
-
-def _milliseconds(time: datetime | None) -> int:
-    return 0 if time is None else (time - _EPOCH) // timedelta(milliseconds=1)

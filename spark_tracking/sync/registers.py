@@ -7,26 +7,21 @@ if the lake still holds the synced value. The base is a set of short digests, no
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
-from datetime import datetime, timedelta, timezone
+from collections.abc import Collection, Iterator, Mapping
 from hashlib import blake2b
 from typing import Any
 
-from spark_tracking.errors import InvalidInput
+from spark_tracking.kinds.catalog import BY_NAME
+from spark_tracking.kinds.shapes import Registers
+from spark_tracking.kinds.state import Register, Stamp, time_of
 from spark_tracking.lake import Entity, Event
-from spark_tracking.lake.clock import milliseconds as of_stamp
-from spark_tracking.lake.state import Register, Stamp
 
 Row = dict[str, Any]
-Registers = dict[tuple[str, str], str | None]
 OWNER = ("sync", "source")
 """The register that says which source a thing came from."""
 MARK_BYTES = 8
-_RUN_STATUS = (None, "RUNNING", "SCHEDULED", "FINISHED", "FAILED", "KILLED")
 _NOWHERE = Stamp(0, "")
-_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 
 def now() -> int:
@@ -34,74 +29,10 @@ def now() -> int:
     return time.time_ns() // 1_000_000
 
 
-def milliseconds(time: datetime | None) -> str | None:
-    """A time of a row as registers hold it."""
-    return None if time is None else str((time - _EPOCH) // timedelta(milliseconds=1))
-
-
-def experiment(row: Row) -> Registers:
-    """The registers of a row of `experiments_latest`."""
-    times = {"created": row["create_time"], "updated": row["update_time"], "deleted": row["delete_time"]}
-    attrs = {key: milliseconds(time) for key, time in times.items()}
-    attrs["created"] = attrs["created"] or attrs["updated"] or "0"
-    attrs |= {"name": row["name"], "artifact_location": row["artifact_location"], "lifecycle_stage": _stage(row)}
-    return _attrs(attrs) | _pairs("tag", row["tags"])
-
-
-def run(row: Row) -> Registers:
-    """The registers of a row of `runs_latest`."""
-    times = {"start_time": row["start_time"], "end_time": row["end_time"], "deleted": row["delete_time"]}
-    attrs = {key: milliseconds(time) for key, time in times.items()}
-    attrs["created"] = attrs["start_time"] or "0"
-    if row["status"] not in _RUN_STATUS:
-        raise InvalidInput(f"Its status {row['status']!r:.40} is none of {', '.join(filter(None, _RUN_STATUS))}.")
-    attrs |= {key: row[key] for key in ("experiment_id", "run_name", "status", "artifact_uri")}
-    attrs |= {"created_by": row["created_by"] or "", "lifecycle_stage": _stage(row)}
-    found = _attrs(attrs) | _pairs("param", row["params"]) | _pairs("tag", row["tags"])
-    for order, data in enumerate(row["datasets"] or ()):
-        value = {name: data[name] for name in ("name", "digest", "source_type", "source", "schema", "profile")}
-        value |= {"tags": dict(data["tags"] or ()), "order": order}
-        found["dataset", f"{data['digest']}/{data['name']}"] = json.dumps(value)
-    found |= {("model_input", model): "" for model in row["model_inputs"] or ()}
-    return found | {("model_output", link["model_id"]): str(link["step"]) for link in row["model_outputs"] or ()}
-
-
-def logged_model(row: Row) -> Registers:
-    """The registers of a row of `logged_models_latest`."""
-    times = {"created": row["create_time"], "updated": row["update_time"], "deleted": row["delete_time"]}
-    names = ("experiment_id", "name", "model_type", "source_run_id", "status", "status_message", "artifact_uri", "lifecycle_stage")
-    attrs = {key: milliseconds(time) for key, time in times.items()} | {key: row[key] for key in names}
-    return _attrs(attrs) | _pairs("param", row["params"]) | _pairs("tag", row["tags"])
-
-
-def registered_model(row: Row) -> Registers:
-    """The registers of a row of `registered_models_latest`."""
-    attrs = {"created": milliseconds(row["create_time"]), "updated": milliseconds(row["update_time"]), "description": row["description"]}
-    aliases = {("alias", alias): str(version) for alias, version in row["aliases"] or ()}
-    return _attrs(attrs) | _pairs("tag", row["tags"]) | aliases
-
-
-def model_version(row: Row) -> Registers:
-    """The registers of a row of `model_versions_latest`."""
-    names = ("description", "created_by", "current_stage", "source", "storage_location", "run_id", "run_link", "model_id", "status")
-    attrs = {"created": milliseconds(row["create_time"]), "updated": milliseconds(row["update_time"])}
-    attrs |= {key: row[key] for key in (*names, "status_message")}
-    return _attrs(attrs) | _pairs("tag", row["tags"])
-
-
-OF_ROW: Mapping[str, Callable[[Row], Registers]] = {
-    "experiment": experiment,
-    "run": run,
-    "logged_model": logged_model,
-    "registered_model": registered_model,
-    "model_version": model_version,
-}
-
-
 def entity(kind: str, id: str, row: Row) -> Entity:
     """What a server has, as a lake would hold it, so that both are compared in one way."""
     found: dict[str, dict[str, Register]] = {"attr": {"created": Register(_NOWHERE, "0")}}
-    for (field, key), value in OF_ROW[kind](row).items():
+    for (field, key), value in BY_NAME[kind].registers(row).items():
         if value is not None:
             found.setdefault(field, {})[key] = Register(_NOWHERE, value)
     return Entity(kind, id, found)
@@ -158,7 +89,7 @@ def _first_seen(stage: str | None, fields: Mapping[str, Any], base: Collection[b
         return known if stage == "deleted" else None
     if _current(fields, "attr", "lifecycle_stage") == "deleted":
         hlc = fields["attr"]["lifecycle_stage"].stamp.hlc
-        return str(of_stamp(hlc) if hlc else now())
+        return str(time_of(hlc) if hlc else now())
     return None if fields and mark("attr", "lifecycle_stage", "deleted") in base else str(now())
 
 
@@ -168,19 +99,6 @@ def _is_news(wanted: Registers, fields: Mapping[str, Any], base: Collection[byte
     return _current(fields, "attr", "lifecycle_stage") != stage and mark("attr", "lifecycle_stage", stage) not in base
 
 
-def _stage(row: Row) -> str:
-    """The only two stages that MLflow can show."""
-    return "deleted" if row["lifecycle_stage"] == "deleted" else "active"
-
-
 def _current(fields: Mapping[str, Any], field: str, key: str) -> str | None:
     register = fields.get(field, {}).get(key)
     return None if register is None else register.value
-
-
-def _attrs(values: Mapping[str, str | None]) -> Registers:
-    return {("attr", key): value for key, value in values.items()}
-
-
-def _pairs(field: str, items: Any) -> Registers:
-    return {(field, key): value for key, value in items or ()}

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from spark_tracking.kinds.catalog import MODEL_VERSION, REGISTERED_MODEL
+from spark_tracking.kinds.shapes import Registers
 from spark_tracking.lake import Entity, Event, Lake
 from spark_tracking.sync.bookmarks import Bookmark, Bookmarks
-from spark_tracking.sync.registers import OWNER, Registers, Row, changes, marks, model_version, registered_model, split_marks
+from spark_tracking.sync.registers import OWNER, Row, changes, marks, split_marks
 from spark_tracking.sync.result import SyncResult, Wanted
 from spark_tracking.sync.source import Source
 
@@ -70,7 +72,7 @@ class Registry:
             name = mine.get(row["name"]) or next(name for name in self._source.names(row["name"]) if name not in taken)
             self._names[row["name"]] = name
             own = {OWNER: self._source.id, ORIGIN: row["name"]}
-            registers: Registers = {**registered_model(row), **own}
+            registers: Registers = {**REGISTERED_MODEL.registers(row), **own}
             known = there.get(name)
             number = latest.get(row["name"], 0)
             if known is None or (known.number("last_version") or 0) < number:
@@ -108,7 +110,7 @@ class Registry:
 
     def _resolved(self, row: Row) -> Registers:
         """A version's registers, its files found where the lake has them."""
-        registers = model_version(row)
+        registers = MODEL_VERSION.registers(row)
         source: str = row["source"] or ""
         registers["attr", "storage_location"] = self._source.artifact_uri(row["storage_location"])
         if self._wanted.artifacts == "copy" and self._lake is not None:

@@ -6,11 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 from spark_tracking.errors import InvalidState, SparkTrackingError
+from spark_tracking.kinds.catalog import MODEL_VERSION, REGISTERED_MODEL
+from spark_tracking.kinds.shapes import Registers
+from spark_tracking.kinds.state import Entity
 from spark_tracking.lake import Event
-from spark_tracking.lake.state import Entity
 from spark_tracking.sync.bookmarks import Bookmark, Bookmarks
 from spark_tracking.sync.copying import base_of
-from spark_tracking.sync.registers import Registers, Row, changes, entity, marks, model_version, registered_model, split_marks
+from spark_tracking.sync.registers import Row, changes, entity, marks, split_marks
 from spark_tracking.sync.registry import MODEL, TABLES, VERSION, Expect, listed, listings
 from spark_tracking.sync.result import SyncResult, Wanted
 from spark_tracking.sync.server import ORIGIN, Server, pairs
@@ -78,7 +80,7 @@ class ServerRegistry:
         marked = self._marks.get(MODEL, name)
         if copy is None and marked is not None:
             return None
-        wanted = {k: v for k, v in registered_model(row).items() if k[0] == "tag" or k == ("attr", "description")}
+        wanted = {k: v for k, v in REGISTERED_MODEL.registers(row).items() if k[0] == "tag" or k == ("attr", "description")}
         wanted["tag", ORIGIN] = self._origin(name)
         if copy is None:
             tally.new += 1
@@ -139,7 +141,7 @@ class ServerRegistry:
         if copy is None and marked is not None:
             return  # deleted on the target, which stands
         told = ("description", "current_stage")
-        wanted = {k: v for k, v in model_version(row).items() if k[0] == "tag" or k[1] in told}
+        wanted = {k: v for k, v in MODEL_VERSION.registers(row).items() if k[0] == "tag" or k[1] in told}
         wanted["tag", ORIGIN] = self._origin(id)
         if copy is None:
             self._translated(row)  # raises before it counts, also where nothing is to be written

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from spark_tracking.kinds.state import MetricFold
 from spark_tracking.lake import Entity, Event, Lake, MetricBlock
-from spark_tracking.lake.state import MetricFold
 
 START = 1_700_000_000_000
 

@@ -17,9 +17,9 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from spark_tracking.cli import main
+from spark_tracking.kinds.state import ModelPoint
 from spark_tracking.lake import Event, Lake
 from spark_tracking.lake.record import encode
-from spark_tracking.lake.state import ModelPoint
 from spark_tracking.uri import LakeUri
 from tests.lake.making import param, points, run_created, tag, what
 

@@ -12,9 +12,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
+from spark_tracking.kinds.rows import rows as project_rows
 from spark_tracking.lake import Lake, view
 from spark_tracking.lake.log import Table
-from spark_tracking.lake.project import rows as project_rows
 from spark_tracking.lake.replay import of_logs
 from spark_tracking.lake.tables import EVENTS_LOG, METRICS_LOG
 from spark_tracking.uri import LakeUri

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from spark_tracking.errors import LakeError
+from spark_tracking.kinds.state import Event
 from spark_tracking.lake import Lake
 from spark_tracking.lake.flush import Flusher
 from spark_tracking.lake.journal import Journal, SegmentReader
 from spark_tracking.lake.record import PAGE_BYTES, PackedBlock, Record, decode, encode, pack_block, unreadable
-from spark_tracking.lake.state import Event
 from tests.lake.making import points, run_created, tag, wait_until
 
 Another = Callable[[], Lake]

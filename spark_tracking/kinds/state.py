@@ -5,33 +5,14 @@ one with the greater `(hlc, writer)` stands, except for params, which are immuta
 min, max and the greatest `(step, time, value)`. All of these are idempotent and commutative, so events may be seen twice
 and in any order: the same events always make the same entity.
 
-Registers of a kind (`value` is text; None removes; times are milliseconds since the epoch):
+The registers of each kind stand in `kinds.catalog`; besides those of its columns there are
 
-    experiment          id: experiment id
-        attr            created, updated, deleted, name, artifact_location, lifecycle_stage; on "0" also last_id
-        tag
-        dataset         as a run's, without tags: how a dataset was first described in the experiment
-    run                 id: run id
-        attr            created, experiment_id, run_name, created_by, status, start_time, end_time, deleted,
-                        lifecycle_stage, artifact_uri
-        param, tag
-        dataset         key: digest/name; value: JSON
-        model_input     key: model id
-        model_output    key: model id; value: step
-    logged_model        id: model id
-        attr            created, updated, deleted, experiment_id, name, model_type, source_run_id, status,
-                        status_message, artifact_uri, lifecycle_stage
-        param, tag
-        purged_run      key: the id of a run that is gone for good; its points go with it
-    registered_model    id: name
-        attr            created, updated, description, last_version
-        tag
-        alias           value: version
-    model_version       id: name/version
-        attr            created, updated, description, created_by, current_stage, source, storage_location, run_id,
-                        run_link, model_id, status, status_message
-        tag
+    experiment          attr on "0": last_id, the greatest id given; dataset: as a run's, how one was first described in the experiment
+    run                 attr: created
+    logged_model        purged_run: key is the id of a run that is gone for good; its points go with it
+    registered_model    attr: last_version, the greatest number given
 
+`value` is text; None removes; times are milliseconds since the epoch; a data set's is JSON under the key digest/name.
 An entity is there once `attr/created` is. `purge` (field) is a tombstone for the whole: registers not later than it are gone.
 """
 
@@ -46,6 +27,8 @@ import msgpack
 
 from spark_tracking.errors import LakeCorrupt
 
+COUNTER_BITS = 16
+"""How many bits of a clock's stamp count within its millisecond; see `lake.clock`."""
 MODEL_POINTS_KEPT = 1000
 """Points of one metric, run and dataset that a logged model's row keeps, the latest ones; the history has all."""
 
@@ -85,6 +68,11 @@ class MetricBlock:
     model_id: str | None = None
     dataset_name: str | None = None
     dataset_digest: str | None = None
+
+
+def time_of(hlc: int) -> int:
+    """The wall time part of a stamp, in milliseconds since the epoch."""
+    return hlc >> COUNTER_BITS
 
 
 class Register(NamedTuple):

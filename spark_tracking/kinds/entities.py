@@ -1,0 +1,110 @@
+"""What the lake knows of a thing, as the MLflow entity that clients expect."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+
+from mlflow.entities import (
+    Dataset,
+    DatasetInput,
+    Experiment,
+    ExperimentTag,
+    InputTag,
+    LoggedModel,
+    LoggedModelInput,
+    LoggedModelOutput,
+    LoggedModelStatus,
+    Metric,
+    Param,
+    Run,
+    RunData,
+    RunInfo,
+    RunInputs,
+    RunOutputs,
+    RunTag,
+)
+from mlflow.entities.model_registry import ModelVersion, ModelVersionTag, RegisteredModel, RegisteredModelAlias, RegisteredModelTag
+
+from spark_tracking.kinds import catalog
+from spark_tracking.kinds.shapes import DATASET, datasets_in_order
+from spark_tracking.kinds.state import Entity
+
+_GREATEST = sys.float_info.max
+
+
+def metric_value(value: float) -> float:
+    """A metric's value as MLflow's SQL store gives it: ±inf is the greatest number of its sign, which JSON and GraphQL can say."""
+    return max(min(value, _GREATEST), -_GREATEST)  # in this order NaN stays what it is
+
+
+def experiment(state: Entity) -> Experiment:
+    """An `mlflow.entities.Experiment`."""
+    return Experiment(**catalog.EXPERIMENT.facts(state), tags=[ExperimentTag(k, v) for k, v in state.items("tag").items()])
+
+
+def run_info(state: Entity) -> RunInfo:
+    """An `mlflow.entities.RunInfo`."""
+    return RunInfo(**catalog.RUN.facts(state))
+
+
+def run(state: Entity) -> Run:
+    """An `mlflow.entities.Run` with its data, inputs and outputs."""
+    data = RunData(
+        metrics=[Metric(name, metric_value(m.latest.value), m.latest.time, m.latest.step) for name, m in state.metrics.items()],
+        params=[Param(k, v) for k, v in state.items("param").items()],
+        tags=[RunTag(k, v) for k, v in state.items("tag").items()],
+    )
+    inputs = RunInputs(
+        dataset_inputs=[
+            DatasetInput(Dataset(**{name: one[name] for name in DATASET}), [InputTag(k, v) for k, v in one["tags"].items()])
+            for one in datasets_in_order(state)
+        ],
+        model_inputs=[LoggedModelInput(model_id) for model_id in state.items("model_input")],
+    )
+    outputs = [LoggedModelOutput(model_id, int(step)) for model_id, step in state.items("model_output").items()]
+    return Run(run_info(state), data, inputs, RunOutputs(outputs))
+
+
+def logged_model(state: Entity) -> LoggedModel:
+    """An `mlflow.entities.LoggedModel` with its metrics."""
+    facts = catalog.LOGGED_MODEL.facts(state)
+    points = sorted(state.points.items(), key=lambda item: (item[0].name, item[0].time, item[0].step, item[0].run_id))
+    metrics = [
+        Metric(p.name, metric_value(value), p.time, p.step, state.id, p.dataset_name, p.dataset_digest, run_id=p.run_id)
+        for p, value in points
+    ]
+    return LoggedModel(
+        **facts | {"status": LoggedModelStatus(facts["status"])},
+        tags=state.items("tag") or None,
+        params=state.items("param") or None,
+        metrics=metrics or None,
+    )
+
+
+def model_version(state: Entity, aliases: Mapping[str, str]) -> ModelVersion:
+    """An `mlflow.entities.model_registry.ModelVersion`.
+
+    Args:
+        aliases: those of its registered model, alias to version.
+    """
+    facts = catalog.MODEL_VERSION.facts(state)
+    return ModelVersion(
+        **facts,
+        tags=[ModelVersionTag(k, v) for k, v in state.items("tag").items()],
+        aliases=[alias for alias, number in aliases.items() if int(number) == facts["version"]],
+    )
+
+
+def registered_model(state: Entity, latest_versions: list[ModelVersion]) -> RegisteredModel:
+    """An `mlflow.entities.model_registry.RegisteredModel`.
+
+    Args:
+        latest_versions: the latest one of each stage.
+    """
+    return RegisteredModel(
+        **catalog.REGISTERED_MODEL.facts(state),
+        latest_versions=latest_versions,
+        tags=[RegisteredModelTag(k, v) for k, v in state.items("tag").items()],
+        aliases=[RegisteredModelAlias(alias, int(version)) for alias, version in state.items("alias").items()],
+    )

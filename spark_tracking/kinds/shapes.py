@@ -1,0 +1,187 @@
+"""How a fact of a thing stands in each place: as registers of the log, as a cell of a table, as an attribute of MLflow's classes.
+
+A register is `(field, key)`, see `kinds.state`; a cell is what `to_pylist` gives for the column.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from datetime import datetime, timedelta, timezone
+from typing import Any, NamedTuple
+
+import orjson
+import pyarrow as pa
+
+from spark_tracking.errors import InvalidInput
+from spark_tracking.kinds.state import Entity, ModelPoint, time_of
+
+Registers = dict[tuple[str, str], str | None]
+STRING, NUMBER = pa.string(), pa.int64()
+TIMESTAMP = pa.timestamp("us", tz="UTC")
+STRINGS = pa.map_(STRING, STRING)
+METRICS = pa.map_(STRING, pa.float64())
+ALIASES = pa.map_(STRING, NUMBER)
+RUN_STATUSES = ("RUNNING", "SCHEDULED", "FINISHED", "FAILED", "KILLED")
+DATASET = ("name", "digest", "source_type", "source", "schema", "profile")
+"""What describes a data set, in MLflow's entity, its REST pages and a register's JSON text alike."""
+DATASETS = pa.list_(pa.struct([*((name, STRING) for name in DATASET), ("tags", STRINGS)]))
+AGGREGATES = pa.list_(pa.struct([("metric_name", STRING), *((name, pa.float64()) for name in ("min_value", "max_value", "latest_value"))]))
+MODEL_METRICS = pa.list_(
+    pa.struct(
+        [
+            ("metric_name", STRING),
+            ("value", pa.float64()),
+            ("step", NUMBER),
+            ("metric_time", TIMESTAMP),
+            ("run_id", STRING),
+            ("dataset_name", STRING),
+            ("dataset_digest", STRING),
+        ]
+    )
+)
+LINKS = pa.list_(pa.struct([("model_id", STRING), ("step", NUMBER)]))
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_MILLISECOND = timedelta(milliseconds=1)
+_FIRST, _LAST = ((end.replace(tzinfo=timezone.utc) - _EPOCH) // _MILLISECOND for end in (datetime.min, datetime.max))
+
+
+def moment(milliseconds: int | None) -> datetime | None:
+    """A time of the calendar; what lies beyond it (microseconds taken for milliseconds) is its last, or first, moment."""
+    return None if milliseconds is None else _EPOCH + timedelta(milliseconds=min(max(milliseconds, _FIRST), _LAST))
+
+
+def milliseconds(time: datetime | None) -> int:
+    """The inverse of `moment`: since the epoch, rounded down; 0 for none."""
+    return 0 if time is None else (time - _EPOCH) // _MILLISECOND
+
+
+class Shape(NamedTuple):
+    """One way in which facts stand. Each function gets the column's register: a key of `attr`, or a field of many keys.
+
+    Attributes:
+        type: of the column.
+        cell: the cell that an entity's state makes.
+        registers: the registers that a cell makes; none for what is told by others.
+        fact: what MLflow's classes take for it; None: they don't, or as objects of a class of their own.
+    """
+
+    type: pa.DataType
+    cell: Callable[[Entity, str], Any]
+    registers: Callable[[Any, str], Registers] = lambda cell, register: {}
+    fact: Callable[[Entity, str], Any] | None = None
+
+
+def _number(cell: Any, register: str) -> Registers:
+    return {("attr", register): None if cell is None else str(cell)}
+
+
+def _time(cell: datetime | None, register: str) -> Registers:
+    return _number(None if cell is None else milliseconds(cell), register)
+
+
+def _pairs(cell: Iterable[tuple[str, Any]] | None, register: str) -> Registers:
+    return {(register, key): value if value is None else str(value) for key, value in cell or ()}
+
+
+def _run_status(cell: str | None, register: str) -> Registers:
+    if cell is not None and cell not in RUN_STATUSES:
+        raise InvalidInput(f"Its status {cell!r:.40} is none of {', '.join(RUN_STATUSES)}.")
+    return {("attr", register): cell}
+
+
+def version_id(name: str, version: int | str) -> str:
+    """The id of a model version in the lake."""
+    return f"{name}/{version}"
+
+
+def split_version_id(id: str) -> tuple[str, int]:
+    """The inverse of `version_id`."""
+    name, _, version = id.rpartition("/")
+    return name, int(version)
+
+
+# -- data sets: JSON texts in registers -------------------------------------------------------------------------
+
+
+def dataset_register(described: Any, tags: dict[str, str], order: int = 0) -> tuple[str, str]:
+    """The key and the value of a data set's register.
+
+    Args:
+        described: gives each of `DATASET` by name.
+        order: how many data sets the run had logged before.
+    """
+    value = {**{name: described[name] for name in DATASET}, "tags": tags, "order": order}
+    return f"{described['digest']}/{described['name']}", json.dumps(value)
+
+
+def datasets_in_order(entity: Entity) -> list[dict[str, Any]]:
+    """Data sets as they were logged; those of lakes that did not note it yet by their keys."""
+    return sorted(map(orjson.loads, entity.items("dataset").values()), key=lambda one: one.get("order", 0))
+
+
+def _datasets(entity: Entity, _: str) -> list[dict[str, Any]]:
+    return [{**{n: one[n] for n in DATASET}, "tags": list((one.get("tags") or {}).items())} for one in datasets_in_order(entity)]
+
+
+def _dataset_registers(cell: Iterable[dict[str, Any]] | None, _: str) -> Registers:
+    made = (dataset_register(one, dict(one["tags"] or ()), order) for order, one in enumerate(cell or ()))
+    return {("dataset", key): value for key, value in made}
+
+
+# -- what is folded from points ---------------------------------------------------------------------------------
+
+
+def point_order(p: ModelPoint) -> tuple[str | int, ...]:
+    """The order of a logged model's points in its row."""
+    return p.name, p.step, p.time, p.run_id, p.dataset_name or "", p.dataset_digest or ""
+
+
+def _aggregates(entity: Entity, _: str) -> list[dict[str, Any]]:
+    return [
+        {"metric_name": name, "min_value": m.minimum, "max_value": m.maximum, "latest_value": m.latest.value}
+        for name, m in sorted(entity.metrics.items())
+    ]
+
+
+def _model_metrics(entity: Entity, _: str) -> list[dict[str, Any]]:
+    return [
+        {**p._asdict(), "metric_name": p.name, "metric_time": moment(p.time), "value": entity.points[p]}
+        for p in sorted(entity.points, key=point_order)
+    ]
+
+
+def _last_change(entity: Entity, _: str) -> datetime | None:
+    stamps = (r.stamp for registers in entity.fields.values() for r in registers.values())
+    newest_point = max((m.latest.time for m in entity.metrics.values()), default=0)
+    changed = max((stamp.hlc for stamp in stamps), default=0)
+    return moment(max(time_of(changed), newest_point if newest_point < 1 << 43 else 0))
+
+
+# -- the shapes -------------------------------------------------------------------------------------------------
+
+UNKNOWN = Shape(STRING, lambda entity, _: None)
+ID = Shape(STRING, lambda entity, _: entity.id, fact=lambda entity, _: entity.id)
+VERSIONED_NAME = Shape(STRING, lambda e, _: split_version_id(e.id)[0], fact=lambda e, _: split_version_id(e.id)[0])
+VERSION = Shape(NUMBER, lambda e, _: split_version_id(e.id)[1], fact=lambda e, _: split_version_id(e.id)[1])
+TEXT = Shape(STRING, Entity.attr, lambda cell, register: {("attr", register): cell}, Entity.attr)
+TIME = Shape(TIMESTAMP, lambda entity, register: moment(entity.number(register)), _time, Entity.number)
+STAGE = TEXT._replace(registers=lambda cell, register: {("attr", register): "deleted" if cell == "deleted" else "active"})
+"""The only two stages that MLflow can show."""
+RUN_STATUS = TEXT._replace(registers=_run_status)
+USER = TEXT._replace(registers=lambda cell, register: {("attr", register): cell or ""})
+DELETION = TIME._replace(cell=lambda e, register: moment(e.number(register)) if e.deleted else None, fact=None)
+LAST_CHANGE = Shape(TIMESTAMP, _last_change)
+PAIRS = Shape(STRINGS, lambda entity, field: list(entity.items(field).items()), _pairs)
+NUMBERED = Shape(ALIASES, lambda entity, field: [(key, int(number)) for key, number in entity.items(field).items()], _pairs)
+LATEST_VALUES = Shape(METRICS, lambda entity, _: [(name, m.latest.value) for name, m in sorted(entity.metrics.items())])
+AGGREGATED = Shape(AGGREGATES, _aggregates)
+MEASURED = Shape(MODEL_METRICS, _model_metrics)
+DATA = Shape(DATASETS, _datasets, _dataset_registers)
+MODELS = Shape(pa.list_(STRING), lambda e, field: list(e.items(field)), lambda cell, field: {(field, model): "" for model in cell or ()})
+STEPPED_MODELS = Shape(
+    LINKS,
+    lambda entity, field: [{"model_id": key, "step": int(step)} for key, step in entity.items(field).items()],
+    lambda cell, field: {(field, link["model_id"]): str(link["step"]) for link in cell or ()},
+)
