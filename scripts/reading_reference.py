@@ -33,7 +33,7 @@ def section(table: Table) -> str:
     """One table's part of the page."""
     rows = "".join(f"| `{field.name}` | {shown(field.type)} | {unknown(table, field.name)} |\n" for field in table.schema)
     order = ", ".join(f"`{name}`" for name in table.order)
-    subject = table.filter.replace("_", " ")
+    subject = table.kind.plural.replace("_", " ")
     head = f"\n### {table.name}\n\n{table.about} Filters are on {subject}. `spark_tracking.read` orders by {order}.\n\n"
     return f"{head}| column | type | null when read from |\n|---|---|---|\n{rows}"
 

@@ -18,6 +18,7 @@ from mlflow.utils.uri import append_to_uri_path
 
 from spark_tracking import config
 from spark_tracking.errors import LakeError, LakeReadOnly
+from spark_tracking.kinds.rows import STATE
 from spark_tracking.kinds.rows import rows as project_rows
 from spark_tracking.kinds.state import Entity, Event, MetricBlock
 from spark_tracking.lake import check, history, maintain, repair, storage
@@ -32,7 +33,7 @@ from spark_tracking.lake.log import Gone
 from spark_tracking.lake.names import Names
 from spark_tracking.lake.record import PackedBlock, Record, encode, last_of_each, pack_block
 from spark_tracking.lake.refresh import Refresher
-from spark_tracking.lake.tables import BY_KIND, BY_NAME, METRICS_LOG, STATE, spec_of
+from spark_tracking.lake.tables import BY_KIND, BY_NAME, METRICS_LOG, spec_of
 from spark_tracking.lake.view import View
 from spark_tracking.uri import LakeUri
 

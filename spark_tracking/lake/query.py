@@ -12,8 +12,8 @@ import pyarrow.dataset as ds
 from datafusion import SessionConfig, SessionContext
 from deltalake import DeltaTable
 
+from spark_tracking.kinds.lake_sql import SOURCE
 from spark_tracking.lake.tables import TableSpec
-from spark_tracking.search import SOURCE
 
 IDENTITY = ("record_id", "metric_step")
 """What makes a metric point one: `record_id` is a 64-bit hash of its content, the step rules out what chance is left."""
@@ -85,7 +85,7 @@ class Query:
         offset: int = 0,
     ) -> pa.RecordBatchReader:
         """`SELECT columns … WHERE … ORDER BY … LIMIT … OFFSET …`."""
-        # named, since a predicate may look into the table that it is on: see `search.SOURCE`
+        # named, since a predicate may look into the table that it is on: see `lake_sql.SOURCE`
         sql = f"WITH {SOURCE} AS (SELECT * FROM {self._source}) SELECT {', '.join(columns)} FROM {SOURCE}"
         if where:
             sql += f" WHERE {where}"

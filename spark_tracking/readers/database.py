@@ -14,14 +14,14 @@ import pyarrow.compute as pc
 
 from spark_tracking.errors import InvalidInput, NotFound, PermissionRefused
 from spark_tracking.kinds import shapes
+from spark_tracking.kinds.filters import parse_located
 from spark_tracking.readers.assemble import lists, maps, times
 from spark_tracking.readers.base import DERIVED, Reader
 from spark_tracking.readers.database_rows import MODEL, MODEL_STATUS, NUMBER_PAIR, PAIR, RUN, batch_of, schema_of, text_of, with_nan
-from spark_tracking.readers.filters import parse
+from spark_tracking.readers.database_sql import conditions, quoted
 from spark_tracking.readers.pages import printable, reason
 from spark_tracking.readers.query import EVERYTHING, Query, Range
 from spark_tracking.readers.sql import Database
-from spark_tracking.readers.sql_filter import conditions, quoted
 
 RUNS_PER_CHUNK = 5_000
 BYTES_PER_CHUNK = 64 << 20
@@ -56,7 +56,7 @@ class DatabaseReader(Reader):
         return dict(zip(found["id"].to_pylist(), found["name"].to_pylist()))
 
     def check_filter(self, query: Query) -> None:
-        parse(query.spec.filter, query.filter)
+        parse_located(query.spec.kind, query.filter)
         if query.version is not None or query.timestamp is not None:
             raise InvalidInput("version= and timestamp= are for lakes; an MLflow database keeps no past states.")
 
@@ -368,8 +368,8 @@ class DatabaseReader(Reader):
         return " AND ".join(self._conditions(query, part)) or "1 = 1"
 
     def _conditions(self, query: Query, part: Range) -> Iterator[str]:
-        yield from conditions(query.spec.filter, parse(query.spec.filter, query.filter), self._db)
-        kind = query.spec.filter
+        yield from conditions(parse_located(query.spec.kind, query.filter), self._db)
+        kind = query.spec.kind.plural
         if self._only:
             yield self._only
         if kind in ("registered_models", "model_versions"):

@@ -11,9 +11,9 @@ from typing import Any
 import pyarrow as pa
 
 from spark_tracking.errors import InvalidInput, NotFound
+from spark_tracking.kinds.filters import parse_located
 from spark_tracking.readers import rest_json
 from spark_tracking.readers.base import DERIVED, Reader
-from spark_tracking.readers.filters import parse
 from spark_tracking.readers.pages import sound
 from spark_tracking.readers.query import EVERYTHING, Query, Range
 
@@ -65,8 +65,8 @@ class FolderReader(Reader):
         return {id: name for id, name in found.items() if id in ids or name in names}
 
     def check_filter(self, query: Query) -> None:
-        if query.spec.filter != "logged_models":
-            parse(query.spec.filter, query.filter)
+        if query.spec.kind.plural != "logged_models":
+            parse_located(query.spec.kind, query.filter)
         if query.version is not None or query.timestamp is not None:
             raise InvalidInput("version= and timestamp= are for lakes; a folder keeps no past states.")
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import datetime, timezone
 
 import pyarrow as pa
 
-from spark_tracking import search
 from spark_tracking.errors import InvalidInput, NotFound
+from spark_tracking.kinds import lake_sql
+from spark_tracking.kinds.filters import parse_located
 from spark_tracking.lake import Lake
 from spark_tracking.readers.base import DERIVED, Reader
-from spark_tracking.readers.filters import parse
 from spark_tracking.readers.query import EVERYTHING, Key, Query, Range
 from spark_tracking.readers.schemas import TABLES
 from spark_tracking.uri import LakeUri
@@ -21,13 +21,6 @@ MAX_PARTS = 32
 RUNS_PER_SCAN = 1_000
 BATCH_ROWS = 10_000
 
-_PREDICATES: dict[str, Callable[[str | None], str]] = {
-    "runs": search.runs_predicate,
-    "experiments": search.experiments_predicate,
-    "logged_models": search.logged_models_predicate,
-    "registered_models": search.registered_models_predicate,
-    "model_versions": search.model_versions_predicate,
-}
 _KEYS = {"runs": "run_id", "runs_latest": "run_id", "run_metrics_history": "run_id", "logged_models_latest": "model_id"}
 
 
@@ -46,13 +39,13 @@ class LakeReader(Reader):
         """Nothing: a lake that is not there was found out when it was opened."""
 
     def experiments(self, query: Query) -> dict[str, str]:
-        names = search.one_of("name", query.experiment_names)
-        where = f"{search.one_of('experiment_id', query.experiment_ids or ())} OR {names}"
+        names = lake_sql.one_of("name", query.experiment_names)
+        where = f"{lake_sql.one_of('experiment_id', query.experiment_ids or ())} OR {names}"
         found = self._lake.scan("experiments_latest", ["experiment_id", "name"], where).read_all()
         return dict(zip(found["experiment_id"].to_pylist(), found["name"].to_pylist()))
 
     def check_filter(self, query: Query) -> None:
-        parse(query.spec.filter, query.filter, _PREDICATES[query.spec.filter])
+        parse_located(query.spec.kind, query.filter)
         if query.version is not None and query.table not in _STORED:
             raise InvalidInput(f"version= is of one Delta table, and '{query.table}' is not one. Pin its state with timestamp= instead.")
         if query.version is not None and query.table == "run_metrics_history":
@@ -83,13 +76,12 @@ class LakeReader(Reader):
         as_of = _time(query.timestamp)
         for start in range(0, len(runs), RUNS_PER_SCAN):
             ids = runs.slice(start, RUNS_PER_SCAN).to_pylist()
-            where = f"run_id >= {search.quote(ids[0])} AND run_id <= {search.quote(ids[-1])} AND {search.one_of('run_id', ids)}"
+            where = f"run_id >= {lake_sql.quote(ids[0])} AND run_id <= {lake_sql.quote(ids[-1])} AND {lake_sql.one_of('run_id', ids)}"
             rows = self._lake.scan("run_metrics_history", query.spec.schema.names, where, as_of=as_of)
             yield from _sorted(rows, query) if query.ordered else rows
 
     def _scan(self, query: Query, columns: list[str], part: Range) -> pa.RecordBatchReader:
-        predicate = _PREDICATES[query.spec.filter](query.filter)
-        predicate = search.all_of(predicate, *_conditions(query, part))
+        predicate = lake_sql.all_of(lake_sql.predicate(parse_located(query.spec.kind, query.filter)), *_conditions(query, part))
         where = None if predicate == "true" else predicate
         try:
             return self._lake.scan(query.table, columns, where, version=query.version, as_of=_time(query.timestamp))
@@ -104,14 +96,16 @@ def _conditions(query: Query, part: Range) -> Iterator[str]:
     """What the query asks beside its filter, as far as the table has the columns."""
     columns = query.spec.schema.names
     if query.experiment_ids is not None and "experiment_id" in columns:
-        yield search.one_of("experiment_id", query.experiment_ids)
+        yield lake_sql.one_of("experiment_id", query.experiment_ids)
     if query.run_ids is not None and "run_id" in columns:
-        yield search.one_of("run_id", query.run_ids)
+        yield lake_sql.one_of("run_id", query.run_ids)
     if "lifecycle_stage" in columns and query.view_type != "all":
-        yield search.one_of("lifecycle_stage", query.lifecycle_stages)
+        yield lake_sql.one_of("lifecycle_stage", query.lifecycle_stages)
     if "start_time" in columns:
         yield from (
-            f"start_time {sign} {_sql_time(ms)}" for sign, ms in ((">=", query.start_after), ("<", query.start_before)) if ms is not None
+            lake_sql.in_time("start_time", sign, ms)
+            for sign, ms in ((">=", query.start_after), ("<", query.start_before))
+            if ms is not None
         )
     key = _KEYS.get(query.table)
     if key:
@@ -119,11 +113,7 @@ def _conditions(query: Query, part: Range) -> Iterator[str]:
 
 
 def _literal(key: Key) -> str:
-    return search.quote(str(key))
-
-
-def _sql_time(milliseconds: int) -> str:
-    return f"arrow_cast({milliseconds * 1000}, 'Timestamp(Microsecond, Some(\"UTC\"))')"
+    return lake_sql.quote(str(key))
 
 
 def _time(milliseconds: int | None) -> datetime | None:

@@ -16,9 +16,9 @@ from typing import Any
 import pyarrow as pa
 
 from spark_tracking.errors import InvalidInput, NotFound, Unavailable
+from spark_tracking.kinds.filters import parse_located
 from spark_tracking.readers import rest_json
 from spark_tracking.readers.base import DERIVED, Reader
-from spark_tracking.readers.filters import parse
 from spark_tracking.readers.pages import Listing, rows_of, sound, sound_rows
 from spark_tracking.readers.query import EVERYTHING, Query, Range
 from spark_tracking.readers.rest_http import Http, TooLarge
@@ -73,7 +73,7 @@ class RestReader(Reader):
         return found
 
     def check_filter(self, query: Query) -> None:
-        parse(query.spec.filter, query.filter)
+        parse_located(query.spec.kind, query.filter)
         if query.version is not None or query.timestamp is not None:
             raise InvalidInput("version= and timestamp= are for lakes; a tracking server keeps no past states.")
 

@@ -27,7 +27,7 @@ class Table:
         name: what `spark_tracking.read` and `format("mlflow").load` take.
         schema: the columns, the same whichever way the table is read.
         order: the columns by which `spark_tracking.read` orders the rows.
-        filter: what the filter language speaks of: the plural of a kind.
+        kind: what the filter language speaks of.
         about: one sentence for the reference page.
         unknown_rest, unknown_database: columns that are null when read this way, for the server does not tell.
     """
@@ -35,7 +35,7 @@ class Table:
     name: str
     schema: pa.Schema
     order: tuple[str, ...]
-    filter: str
+    kind: Kind
     about: str
     unknown_rest: tuple[str, ...] = ()
     unknown_database: tuple[str, ...] = ()
@@ -48,7 +48,7 @@ def _without_inner(schema: pa.Schema) -> pa.Schema:
 def _of(kind: Kind, about: str, order: tuple[str, ...] = (), untold: tuple[str, ...] = ()) -> Table:
     rest = (*untold, *(c.name for c in kind.columns if c.rest is None and c.name not in _INNER))
     database = tuple(c.name for c in kind.columns if c.sql is None and c.name not in _INNER)
-    return Table(kind.table, _without_inner(kind.schema), order or (kind.key,), kind.plural, about, rest, database)
+    return Table(kind.table, _without_inner(kind.schema), order or (kind.key,), kind, about, rest, database)
 
 
 _RUN_COLUMNS = ("run_id", "experiment_id", "metrics", "params", "tags", "start_time", "end_time", "status", "artifact_uri")
@@ -64,7 +64,7 @@ TABLES: dict[str, Table] = {
             "runs",
             pa.schema([RUN.schema.field(name) for name in _RUN_COLUMNS]),
             ("run_id",),
-            "runs",
+            RUN,
             "Runs in the columns of Databricks' `mlflow-experiment` source.",
         ),
         _of(
@@ -76,17 +76,17 @@ TABLES: dict[str, Table] = {
             "run_metrics_history",
             _without_inner(RUN_METRICS_HISTORY),
             ("run_id", "metric_name", "metric_time", "metric_step", "metric_value"),
-            "runs",
+            RUN,
             "Every logged point of every metric of the runs, of any length, each point once.",
             _POINTS_UNKNOWN,
             _POINTS_UNKNOWN,
         ),
-        Table("datasets", DATASETS, ("run_id", "name", "digest"), "runs", "The data sets that runs logged as inputs, one row per use."),
+        Table("datasets", DATASETS, ("run_id", "name", "digest"), RUN, "The data sets that runs logged as inputs, one row per use."),
         Table(
             "artifacts",
             ARTIFACTS,
             ("run_id", "path"),
-            "runs",
+            RUN,
             "The files below the runs' artifact folders, only listed; `path` is relative to `artifact_uri`, `file_size` in bytes.",
         ),
         _of(EXPERIMENT, "Experiments in the columns of `system.mlflow.experiments_latest`, and more after them."),

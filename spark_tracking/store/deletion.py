@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
-from spark_tracking import search
 from spark_tracking.errors import NotFound
+from spark_tracking.kinds import lake_sql
 from spark_tracking.lake import Lake
 from spark_tracking.readers.opening import active_tracking_uri
 from spark_tracking.store.base import attrs, now
@@ -55,7 +55,7 @@ def _descendants(lake: Lake, run_id: str) -> list[str]:
     while generation:
         children: list[str] = []
         for start in range(0, len(generation), _TOGETHER):
-            where = search.one_of(f"tags[{search.quote(MLFLOW_PARENT_RUN_ID)}]", generation[start : start + _TOGETHER])
+            where = lake_sql.one_of(f"tags[{lake_sql.quote(MLFLOW_PARENT_RUN_ID)}]", generation[start : start + _TOGETHER])
             for batch in lake.scan("runs_latest", ["run_id", "lifecycle_stage"], where):
                 for id, stage in zip(*(column.to_pylist() for column in batch.columns)):
                     if id not in found and id != run_id:  # a cycle of tags is nobody's family tree

@@ -16,8 +16,8 @@ from mlflow.utils.validation import (
     _validate_experiment_tag,
 )
 
-from spark_tracking import search
-from spark_tracking.kinds import entities
+from spark_tracking.kinds import entities, filters, lake_sql
+from spark_tracking.kinds.catalog import EXPERIMENT
 from spark_tracking.lake import Entity, Event
 from spark_tracking.store.base import LakeBacked, attrs, invalid, not_found, now, offset_of, page, pairs
 from spark_tracking.store.unsupported import NotKept
@@ -80,9 +80,9 @@ class Experiments(LakeBacked):
     ) -> PagedList[Experiment]:
         """One page of the experiments that satisfy the filter."""
         check_max_results(max_results)
-        where = search.all_of(search.in_stages(view_type), search.experiments_predicate(filter_string))
+        where = lake_sql.all_of(lake_sql.in_stages(view_type), lake_sql.predicate(filters.parse(EXPERIMENT, filter_string)))
         offset = offset_of(page_token)
-        found = self.lake.search(KIND, where, search.experiments_order(order_by), max_results + 1, offset)
+        found = self.lake.search(KIND, where, lake_sql.experiments_order(order_by), max_results + 1, offset)
         return page(found, offset, max_results, entities.experiment)
 
     def delete_experiment(self, experiment_id: str) -> None:
@@ -125,8 +125,8 @@ class Experiments(LakeBacked):
 
     def filter_active_experiment_ids(self, experiment_ids: Sequence[str]) -> list[str]:
         """Those of the ids whose experiment is there and not deleted."""
-        found = self.lake.get_many(KIND, [search.experiment_id(id) for id in experiment_ids])
-        return [id for id in map(search.experiment_id, experiment_ids) if id in found and not found[id].deleted]
+        found = self.lake.get_many(KIND, [filters.experiment_id(id) for id in experiment_ids])
+        return [id for id in map(filters.experiment_id, experiment_ids) if id in found and not found[id].deleted]
 
     def _hard_delete_experiment(self, experiment_id: str) -> None:
         """Delete a trashed experiment for good, with its runs and logged models (for `mlflow gc`)."""
@@ -136,7 +136,7 @@ class Experiments(LakeBacked):
         self.lake.purge(KIND, [experiment.id])
 
     def _experiment(self, experiment_id: str, stage: str | None = None) -> Entity:
-        id = search.experiment_id(experiment_id or self.DEFAULT_EXPERIMENT_ID)
+        id = filters.experiment_id(experiment_id or self.DEFAULT_EXPERIMENT_ID)
         experiment = self.lake.get(KIND, id)
         if experiment is None or (stage and experiment.attr("lifecycle_stage") != stage):
             raise not_found(f"No Experiment with id={id} exists")
@@ -166,7 +166,7 @@ class Experiments(LakeBacked):
 
     def _ids_in_experiment(self, kind: str, experiment_id: str) -> list[str]:
         table, key = {"run": ("runs_latest", "run_id"), "logged_model": ("logged_models_latest", "model_id")}[kind]
-        rows = self.lake.scan(table, [key], search.one_of("experiment_id", [experiment_id]))
+        rows = self.lake.scan(table, [key], lake_sql.one_of("experiment_id", [experiment_id]))
         return [id for batch in rows for id in batch.column(0).to_pylist()]
 
     def _move_experiment(self, experiment: Entity, stage: str) -> None:

@@ -20,8 +20,7 @@ from mlflow.utils.search_utils import SearchLoggedModelsPaginationToken
 from mlflow.utils.uri import append_to_uri_path
 from mlflow.utils.validation import _validate_logged_model_name
 
-from spark_tracking import search
-from spark_tracking.kinds import entities
+from spark_tracking.kinds import entities, filters, lake_sql
 from spark_tracking.kinds.state import ModelPoint
 from spark_tracking.lake import Entity, Event
 from spark_tracking.store.base import attrs, drop_none, folded, invalid, new_id, not_found, now, pairs, require_values, valid_offset
@@ -138,10 +137,10 @@ class LoggedModels(Metrics):
             before.validate(experiment_ids, filter_string, order_by)
             offset = valid_offset(before.offset)
         size = max_results or SEARCH_LOGGED_MODEL_MAX_RESULTS_DEFAULT
-        where = search.all_of(
+        where = lake_sql.all_of(
             "lifecycle_stage != 'deleted'",
-            search.one_of("experiment_id", map(search.experiment_id, experiment_ids)),
-            search.logged_models_predicate(filter_string, datasets),
+            lake_sql.one_of("experiment_id", map(filters.experiment_id, experiment_ids)),
+            lake_sql.logged_models_predicate(filter_string, datasets),
         )
         found = self._ordered_models(where, order_by or [], size + 1, offset)
         token = None
@@ -188,10 +187,10 @@ def _order_terms(order_by: Sequence[Order]) -> tuple[list[str], bool]:
             by_metric = True
             continue
         name = _ALIASES.get(field, field)
-        if name not in search.LOGGED_MODEL_COLUMNS:
+        if name not in filters.LOGGED_MODEL_ATTRIBUTES:
             raise invalid(f"Invalid order by field name: {field}")
         seen.add(name)
-        terms.append(f"{search.LOGGED_MODEL_COLUMNS[name]} {'ASC' if one.get('ascending', True) else 'DESC'} NULLS LAST")
+        terms.append(f"{filters.LOGGED_MODEL_ATTRIBUTES[name]} {'ASC' if one.get('ascending', True) else 'DESC'} NULLS LAST")
     ties = {"creation_timestamp_ms": "create_time DESC", "model_id": "model_id"}
     return [*terms, *(term for name, term in ties.items() if name not in seen)], by_metric
 
@@ -204,7 +203,7 @@ def _order_value(model: Entity, order: Order) -> Any:
             return model.id
         if name.endswith("_ms"):
             return model.number("created" if name.startswith("creation") else "updated")
-        return model.attr(search.LOGGED_MODEL_COLUMNS[name])
+        return model.attr(filters.LOGGED_MODEL_ATTRIBUTES[name])
     wanted = (order.get("dataset_name"), order.get("dataset_digest"))
 
     def counts(point: ModelPoint) -> bool:

@@ -30,9 +30,9 @@ from mlflow.utils.validation import (
     _validate_tag_name,
 )
 
-from spark_tracking import search
 from spark_tracking.errors import InvalidUri
-from spark_tracking.kinds import entities
+from spark_tracking.kinds import entities, filters, lake_sql
+from spark_tracking.kinds.catalog import MODEL_VERSION
 from spark_tracking.kinds.shapes import version_id
 from spark_tracking.lake import Entity, Event
 from spark_tracking.store.base import attrs, drop_none, folded, invalid, not_found, now, offset_of, page, pairs
@@ -162,7 +162,7 @@ class ModelVersions(RegisteredModels):
                 "Invalid value for request parameter max_results. It must be at most "
                 f"{SEARCH_MODEL_VERSION_MAX_RESULTS_THRESHOLD}, but got value {max_results}"
             )
-        where, order = search.model_versions_predicate(filter_string), search.model_versions_order(order_by)
+        where, order = lake_sql.predicate(filters.parse(MODEL_VERSION, filter_string)), lake_sql.model_versions_order(order_by)
         offset = offset_of(page_token)
         found = self.lake.search(KIND, where, order, max_results + 1, offset)
         return page(found, offset, max_results, lambda version: entities.model_version(version, {}))

@@ -18,8 +18,8 @@ from mlflow.utils.validation import (
     _validate_tag_name,
 )
 
-from spark_tracking import search
-from spark_tracking.kinds import entities
+from spark_tracking.kinds import entities, filters, lake_sql
+from spark_tracking.kinds.catalog import REGISTERED_MODEL
 from spark_tracking.kinds.shapes import split_version_id, version_id
 from spark_tracking.lake import Entity, Event
 from spark_tracking.store.base import LakeBacked, attrs, drop_none, folded, invalid, not_found, now, offset_of, page, pairs
@@ -110,11 +110,11 @@ class RegisteredModels(LakeBacked):
                 "Invalid value for request parameter max_results. It must be at most "
                 f"{SEARCH_REGISTERED_MODEL_MAX_RESULTS_THRESHOLD}, but got value {max_results}"
             )
-        where, order = search.registered_models_predicate(filter_string), search.registered_models_order(order_by)
+        where, order = lake_sql.predicate(filters.parse(REGISTERED_MODEL, filter_string)), lake_sql.registered_models_order(order_by)
         offset = offset_of(page_token)
         found = self.lake.search(KIND, where, order, max_results + 1, offset)
         versions: dict[str, list[Entity]] = {model.id: [] for model in found[:max_results]}
-        for version in self.lake.search(VERSION, search.one_of("name", versions)) if versions else ():
+        for version in self.lake.search(VERSION, lake_sql.one_of("name", versions)) if versions else ():
             versions[split_version_id(version.id)[0]].append(version)
 
         def convert(model: Entity) -> RegisteredModel:
@@ -160,7 +160,7 @@ class RegisteredModels(LakeBacked):
 
 
 def _is_prompt(tags: dict[str, str]) -> bool:
-    return tags.get(search.PROMPT_TAG, "").lower() == "true"
+    return tags.get(filters.PROMPT_TAG, "").lower() == "true"
 
 
 def _taken(name: str, is_prompt: bool, as_prompt: bool) -> MlflowException:

@@ -35,9 +35,9 @@ from mlflow.utils.name_utils import _generate_random_name
 from mlflow.utils.uri import append_to_uri_path
 from mlflow.utils.validation import _validate_dataset_inputs, _validate_param, _validate_run_id, _validate_tag
 
-from spark_tracking import search
 from spark_tracking.errors import LakeError, Unavailable
-from spark_tracking.kinds import entities
+from spark_tracking.kinds import entities, filters, lake_sql
+from spark_tracking.kinds.catalog import RUN
 from spark_tracking.kinds.shapes import dataset_register
 from spark_tracking.kinds.state import Register, Stamp
 from spark_tracking.lake import Entity, Event
@@ -138,12 +138,12 @@ class Runs(Experiments):
     ) -> PagedList[Run]:
         """One page of the runs that satisfy the filter."""
         check_max_results(max_results, optional=True)
-        where = search.all_of(
-            search.one_of("experiment_id", map(search.experiment_id, experiment_ids)),
-            search.in_stages(run_view_type),
-            search.runs_predicate(filter_string),
+        where = lake_sql.all_of(
+            lake_sql.one_of("experiment_id", map(filters.experiment_id, experiment_ids)),
+            lake_sql.in_stages(run_view_type),
+            lake_sql.predicate(filters.parse(RUN, filter_string)),
         )
-        offset, order = offset_of(page_token), search.runs_order(order_by)
+        offset, order = offset_of(page_token), lake_sql.runs_order(order_by)
         found = self.lake.search(KIND, where, order, None if max_results is None else max_results + 1, offset)
         return page(found, offset, len(found) if max_results is None else max_results, entities.run)
 
@@ -229,7 +229,7 @@ class Runs(Experiments):
 
     def _search_datasets(self, experiment_ids: Sequence[str]) -> list[_DatasetSummary]:
         """The datasets that runs of these experiments read, each name, digest and context once."""
-        ids = search.one_of("experiment_id", map(search.experiment_id, experiment_ids))
+        ids = lake_sql.one_of("experiment_id", map(filters.experiment_id, experiment_ids))
         rows = self.lake.scan("runs_latest", ["experiment_id", "datasets"], f"{ids} AND cardinality(datasets) > 0")
         seen: dict[tuple[str, str, str, str | None], None] = {}
         for batch in rows:

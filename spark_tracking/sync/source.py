@@ -18,6 +18,7 @@ from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
 from spark_tracking.errors import LakeReadOnly
+from spark_tracking.kinds.lake_sql import one_of
 from spark_tracking.lake import Lake
 from spark_tracking.lake.system_tables import NAMES, SystemTables
 from spark_tracking.masking import without_secrets
@@ -31,7 +32,6 @@ from spark_tracking.readers.rest_http import Http
 from spark_tracking.readers.schemas import TABLES
 from spark_tracking.readers.sql import Database
 from spark_tracking.readers.system_tables import SystemTablesReader
-from spark_tracking.search import one_of
 from spark_tracking.sync import histories
 from spark_tracking.sync.fingerprint import DIGEST_BYTES
 from spark_tracking.sync.registers import Row

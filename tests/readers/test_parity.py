@@ -41,13 +41,13 @@ FILTERS = {
     "registered_models": ["name LIKE 'win%'", "tags.owner = 'you'"],
     "model_versions": ["version_number > 1", "name = 'wine'", "tags.k = 'v'"],
 }
-CASES = [(table.name, text) for table in TABLES.values() for text in (None, *FILTERS[table.filter])]
+CASES = [(table.name, text) for table in TABLES.values() for text in (None, *FILTERS[table.kind.plural])]
 
 
 @pytest.mark.parametrize(("table", "filter"), CASES)
 def test_the_server_and_its_database_give_the_same_rows(database_uri: str, server_uri: str, table: str, filter: str | None) -> None:
     spec = TABLES[table]
-    view = "active_only" if spec.filter == "logged_models" else "all"
+    view = "active_only" if spec.kind.plural == "logged_models" else "all"
     rest = read(table, tracking_uri=server_uri, filter=filter, view_type=view)
     database = read(table, tracking_uri=database_uri, filter=filter, view_type=view)
     assert rest.schema == database.schema == spec.schema
