@@ -88,7 +88,7 @@ class Piece:
 
     Attributes:
         path: relative to the table.
-        rows: what stands in it; None where it cannot be read.
+        rows: what stands in it and is `intact`; None where it cannot be read.
         fault: what is wrong with it; '' for nothing.
         count: how many rows were written, by the log.
     """
@@ -125,22 +125,38 @@ def pieces(files: Storage, table: Table) -> Iterator[Piece]:
                 raise
             yield Piece(told["path"], None, f"cannot be read: {first_line(str(error))}", told["num_records"])
             continue
-        yield Piece(told["path"], rows, _content_fault(table.spec, rows, told), told["num_records"])
+        kept = intact(table.spec, rows)
+        yield Piece(told["path"], kept, _content_fault(table.spec, rows, kept, told), told["num_records"])
 
 
-def _content_fault(spec: TableSpec, rows: pa.Table, told: dict[str, Any]) -> str:
+_FREE = {"events": {"value"}, "run_metrics_history": {"account_id", "workspace_id", "model_id", "dataset_name", "dataset_digest"}}
+"""Columns of the logs that may be null."""
+
+
+def intact(spec: TableSpec, rows: pa.Table) -> pa.Table:
+    """The rows whose columns bear each other out: nothing null that must not be, times as clocks have them, `record_id` the hash it is."""
+    needed = [spec.key, "state"] if spec.kind else [name for name in rows.column_names if name not in _FREE[spec.name]]
+    for name in needed:
+        if rows[name].null_count:
+            rows = rows.filter(pc.is_valid(rows[name]))
+    if spec.kind or not rows.num_rows:
+        return rows
+    right = pc.equal(rows["insert_time"], wall_time(rows["hlc"]))
+    if spec is METRICS_LOG:
+        right = pc.and_(right, pc.equal(rows["record_id"], record_ids_of(rows)))
+    return rows if pc.all(right).as_py() else rows.filter(right)
+
+
+def _content_fault(spec: TableSpec, rows: pa.Table, kept: pa.Table, told: dict[str, Any]) -> str:
     """What of a file's rows contradicts its statistics, or another column."""
     if rows.num_rows != told["num_records"]:
         return f"has {rows.num_rows:,} rows where {told['num_records']:,} were written"
-    if spec.kind or not rows.num_rows:
-        return ""
-    clocks = pc.min_max(rows["hlc"]).as_py()
-    if told.get("min.hlc") is not None and (clocks["min"], clocks["max"]) != (told["min.hlc"], told["max.hlc"]):
-        return "has changed: clocks of its rows contradict the file's statistics"
-    if not pc.all(pc.equal(rows["insert_time"], wall_time(rows["hlc"]))).as_py():
-        return "has changed: times of its rows contradict their clocks"
-    if spec is METRICS_LOG and not pc.all(pc.equal(rows["record_id"], record_ids_of(rows))).as_py():
-        return "has changed: points in it contradict their record_id, which is a hash of them"
+    if kept.num_rows != rows.num_rows:
+        return f"has changed: {rows.num_rows - kept.num_rows:,} of its rows contradict themselves"
+    if not spec.kind and rows.num_rows and told.get("min.hlc") is not None:
+        clocks = pc.min_max(rows["hlc"]).as_py()
+        if (clocks["min"], clocks["max"]) != (told["min.hlc"], told["max.hlc"]):
+            return "has changed: clocks of its rows contradict the file's statistics"
     return ""
 
 

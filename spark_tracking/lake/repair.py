@@ -154,13 +154,14 @@ def _filler(spec: TableSpec, version: int, text: bytes) -> bytes:
 
 
 def _drop_unreadable(files: Storage, log: Table, found: int, force: bool, done: Rebuilt) -> None:
-    """Take files that are gone or cannot be read out of a log; the bytes are kept.
+    """Take files that are gone or damaged out of a log, but for rows that are intact; the bytes are kept.
 
     Args:
         found: how many lost rows are found elsewhere.
     """
-    bad = [piece for piece in pieces(files, log) if piece.rows is None]
-    if sum(piece.count for piece in bad) > found and not force:
+    bad = [piece for piece in pieces(files, log) if piece.fault]
+    left = [piece.rows for piece in bad if piece.rows is not None]
+    if sum(piece.count for piece in bad) > found + sum(rows.num_rows for rows in left) and not force:
         raise LakeCorrupt(
             f"'{log.spec.name}/{bad[0].path}' {bad[0].fault}"
             + (f", and {len(bad) - 1} more files" if len(bad) > 1 else "")
@@ -172,6 +173,8 @@ def _drop_unreadable(files: Storage, log: Table, found: int, force: bool, done: 
     if bad:
         log.delta.repair()
         log.reopen()
+        for rows in left:
+            _append(log, rows, done)
 
 
 def _restore(files: Storage, refresher: Refresher, stored: Folding, force: bool, done: Rebuilt) -> None:

@@ -25,7 +25,6 @@ _KEYS = {
     "events": ["hlc", "writer", "kind", "id", "field", "key"],
     "run_metrics_history": ["run_id", "metric_name", "metric_step", "record_id"],
 }
-_PURGES = ("purge", "purged_run")
 
 
 def lost_rows(files: Storage, events: Table, log: Table, flushed: pa.Table, known: Mapping[str, pa.Array]) -> pa.Table:
@@ -54,19 +53,16 @@ def lost_rows(files: Storage, events: Table, log: Table, flushed: pa.Table, know
 def _acknowledged(rows: pa.Table, known: Mapping[str, pa.Array]) -> pa.Array:
     """Which rows of a file without a commit were acknowledged for sure.
 
-    What went through a journal was. A name that is taken, or a purge, may have lost its race, and was not then: the derived
-    tables tell.
+    What went through a journal was. A commit of names, or a purge, may have lost its race: of a purge the derived tables tell, and
+    what is named comes back from their rows.
     """
-    by_journal = pc.and_(
-        pc.is_in(rows["kind"], pa.array(["run", "logged_model"])), pc.invert(pc.is_in(rows["field"], pa.array(list(_PURGES))))
-    )
-    shown = pa.array([False] * rows.num_rows)
-    for kind, ids in known.items():
-        there = pc.and_(pc.equal(rows["kind"], kind), pc.is_in(rows["id"], ids))
-        is_purge = pc.is_in(rows["field"], pa.array(list(_PURGES)))
-        gone = pc.and_(pc.equal(rows["kind"], kind), pc.and_(pc.equal(rows["field"], "purge"), pc.invert(there)))
-        shown = pc.or_(shown, pc.or_(gone, pc.and_(there, pc.invert(is_purge))))
-    return pc.or_(by_journal, shown)
+    purge = pc.equal(rows["field"], "purge")
+    sure = pa.array([False] * rows.num_rows)
+    for kind in ("run", "logged_model"):
+        ours = pc.equal(rows["kind"], kind)
+        gone = pc.and_(purge, pc.invert(pc.is_in(rows["id"], known[kind])))
+        sure = pc.or_(sure, pc.and_(ours, pc.or_(gone, pc.invert(pc.is_in(rows["field"], pa.array(["purge", "purged_run"]))))))
+    return sure
 
 
 def _purged(events: Table, rows: pa.Table, are_events: bool) -> pa.Array:
@@ -77,7 +73,7 @@ def _purged(events: Table, rows: pa.Table, are_events: bool) -> pa.Array:
     if not are_events:
         return pc.is_in(rows["run_id"], gone["run"])
     of_kind = [pc.and_(pc.equal(rows["kind"], kind), pc.is_in(rows["id"], ids)) for kind, ids in gone.items()]
-    return pc.and_(pc.or_(*of_kind), pc.not_equal(rows["field"], "purge"))
+    return pc.or_(*of_kind)
 
 
 def rows_of_state(truth: Entities, stored: Entities) -> tuple[pa.Table, pa.Table]:

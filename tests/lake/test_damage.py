@@ -226,7 +226,10 @@ def test_a_byte_that_changed_in_a_file_of_a_log_is_found(damaged: Path, table: s
     except Exception:
         same = False
     path.with_name("good").unlink(missing_ok=True)
-    assert same or command(damaged, "check").exit_code == 1
+    if not same:
+        assert command(damaged, "check").exit_code == 1
+        command(damaged, "rebuild", "--force")
+        assert command(damaged, "check").exit_code == 0
 
 
 def _written(path: Path, data: bytes) -> Path:
