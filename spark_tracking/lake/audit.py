@@ -116,7 +116,7 @@ def pieces(files: Storage, table: Table) -> Iterator[Piece]:
             yield Piece(told["path"], None, f"has {there[name]:,} bytes where {told['size_bytes']:,} were written", told["num_records"])
             continue
         try:
-            rows = fragments[name].to_table(schema=table.spec.schema)
+            rows = table.rows_of(fragments[name])
             rows.validate(full=True)
         except FileNotFoundError:
             raise

@@ -20,7 +20,6 @@ from deltalake import CommitProperties, DeltaTable, Schema, Transaction
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from deltalake.fs import DeltaStorageHandler
 from deltalake.transaction import AddAction, RemoveAction
-from pyarrow.fs import PyFileSystem
 
 from spark_tracking.errors import InvalidState, NotFound
 
@@ -183,7 +182,7 @@ def changes(uri: str, after: int, upto: int) -> Changes:
     Raises:
         InvalidState: a commit between them is no longer in the log.
     """
-    log = PyFileSystem(DeltaStorageHandler(uri))
+    log = DeltaStorageHandler(uri)  # asked in this thread alone: in Arrow's hands a Python file can abort the process at its end
     added: dict[str, int] = {}
     removed = False
     for version in range(after + 1, upto + 1):

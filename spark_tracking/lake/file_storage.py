@@ -8,9 +8,11 @@ import shutil
 import threading
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+import pyarrow as pa
 
 from spark_tracking.lake.faults import explained
 from spark_tracking.lake.journal import Journal, fsync_folder
@@ -24,6 +26,7 @@ class FileStorage:
 
     patience = 0.0
     syncs = True
+    is_local = True
 
     def __init__(self, root: str) -> None:
         self.root = root
@@ -69,6 +72,9 @@ class FileStorage:
 
     def read(self, path: str) -> bytes:
         return Path(self._prefix + path).read_bytes()
+
+    def fetch(self, paths: Sequence[str]) -> list[pa.Buffer]:
+        return [pa.OSFile(self._prefix + path).read_buffer() for path in paths]
 
     def create(self, path: str, data: bytes) -> bool:
         target = Path(self._prefix + path)

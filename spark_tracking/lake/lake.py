@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from datetime import datetime, timedelta
 from functools import cached_property
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -36,6 +36,9 @@ from spark_tracking.lake.refresh import Refresher
 from spark_tracking.lake.tables import BY_KIND, BY_NAME, METRICS_LOG, spec_of
 from spark_tracking.lake.view import View
 from spark_tracking.uri import LakeUri
+
+if TYPE_CHECKING:
+    from spark_tracking.lake.query import Overlaid
 
 _log = logging.getLogger(__name__)
 REFRESH_SECONDS = 4.0
@@ -138,7 +141,7 @@ class Lake:
         """The entities whose row satisfies a SQL predicate (DataFusion's dialect) over the kind's derived table."""
         with self._lock:
             key = self._view.bases[kind].spec.key
-            reader = self._select(kind, [key], where, order_by, limit, offset)
+            reader = self._overlaid(kind).run([key], where, order_by, limit, offset)
         ids = [id for batch in reader for id in batch.column(0).to_pylist()]
         found = self.get_many(kind, ids)
         return [found[id] for id in ids if id in found]
@@ -146,27 +149,16 @@ class Lake:
     def count(self, kind: str, where: str | None = None) -> int:
         """How many entities satisfy the predicate."""
         with self._lock:
-            reader = self._select(kind, ["count(*)"], where)
-        return int(reader.read_all().column(0)[0].as_py())
+            return self._overlaid(kind).count(where)
 
-    def _select(
-        self,
-        kind: str,
-        columns: Sequence[str],
-        where: str | None = None,
-        order_by: Sequence[str] = (),
-        limit: int | None = None,
-        offset: int = 0,
-        ranged: bool = False,
-    ) -> pa.RecordBatchReader:
-        from spark_tracking.lake.query import Query
+    def _overlaid(self, kind: str) -> Overlaid:
+        from spark_tracking.lake.query import Overlaid
 
         self._poll()
         touched = self._view.touched(kind)
         overlay = project_rows(kind, self._view.get_many(kind, touched).values())
         base = self._view.bases[kind]
-        source = base.dataset() if ranged else base.delta
-        return Query.overlaid(base.spec, source, touched, overlay).run(columns, where, order_by, limit, offset)
+        return Overlaid(base.spec, base.delta, touched, overlay)
 
     def scan(
         self,
@@ -198,12 +190,12 @@ class Lake:
             if as_of is not None:
                 return history.as_of(self._files, spec, as_of).run(names, where)
             with self._lock:
-                return explained_batches(self._select(spec.kind, names, where, ranged=True), self.uri.root)
+                return explained_batches(self._overlaid(spec.kind).run(names, where), self.uri.root)
         if as_of is not None:
             where = f"{f'({where}) AND ' if where else ''}hlc < {history.clock_after(as_of)}"
         try:
             self.flush()
-            points = query.Query.of(maintain.open_table(self.uri.root, spec).dataset())
+            points = query.Query.of(maintain.open_table(self.uri.root, spec).delta)
         except LakeReadOnly:
             points = query.Query.of(history.with_journals(self._files, spec))
         if spec is METRICS_LOG:

@@ -20,7 +20,7 @@ import pyarrow.dataset as ds
 from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties, Transaction, WriterProperties, write_deltalake
 from deltalake.exceptions import CommitFailedError
 
-from spark_tracking.lake import storage
+from spark_tracking.lake import dataset, storage
 from spark_tracking.lake.faults import explained, is_foreign
 from spark_tracking.lake.tables import TableSpec
 
@@ -73,7 +73,7 @@ class Table:
         self._log = f"{spec.name}/_delta_log"
         self.delta = DeltaTable(self.uri)
         self.seen = self.delta.version()
-        self._dataset: tuple[int, ds.Dataset] | None = None
+        self._dataset: tuple[int, ds.FileSystemDataset] | None = None
         self._transactions: dict[str, int | None] = {}
         self._transactions_at = self.seen
 
@@ -212,12 +212,19 @@ class Table:
 
     def select(self, where: ds.Expression | None, columns: list[str] | None = None) -> pa.Table:
         """All rows at the handle's version that match; files whose statistics rule them out are not opened."""
-        for _ in range(4):
+        for attempt in range(5):
             try:
-                return self.dataset().to_table(columns=columns, filter=where)
+                found = [piece.to_table(columns=columns, filter=where) for piece in self._readable(where)]
+                return pa.concat_tables(found) if found else self._empty(columns)
             except FileNotFoundError:  # compacted and vacuumed by another process: read again from a newer version
+                if attempt == 4:
+                    raise
                 self.update()
-        return self.dataset().to_table(columns=columns, filter=where)
+        raise AssertionError
+
+    def _empty(self, columns: list[str] | None) -> pa.Table:
+        table = self.dataset().schema.empty_table()
+        return table if columns is None else table.select(columns)
 
     def _appended_after(self, version: int) -> list[str]:
         """The files that appends after a version added; other commits rewrite rows, and carry no transaction."""
@@ -225,26 +232,41 @@ class Table:
 
     def batches(self, where: ds.Expression | None = None) -> Iterator[pa.Table]:
         """All rows at the handle's version that match, in bounded pieces."""
-        for batch in self.dataset().to_batches(filter=where, batch_size=131_072):
-            yield pa.Table.from_batches([batch])
+        for piece in self._readable(where):
+            for batch in piece.to_batches(filter=where, batch_size=131_072):
+                yield pa.Table.from_batches([batch])
 
-    def readable(self, columns: list[str]) -> Iterator[pa.Table]:
+    def count(self, where: ds.Expression) -> int:
+        """How many rows at the handle's version match."""
+        return sum(piece.count_rows(filter=where) for piece in self._readable(where))
+
+    def undamaged(self, columns: list[str]) -> Iterator[pa.Table]:
         """The rows of those files at the handle's version that can be read, file by file."""
         for fragment in self.dataset().get_fragments():
             with suppress(OSError, pa.ArrowException):
-                yield fragment.to_table(columns=columns, schema=self.spec.schema)
+                yield self.rows_of(fragment).select(columns)
 
-    def dataset(self) -> ds.Dataset:
+    def rows_of(self, fragment: ds.ParquetFileFragment) -> pa.Table:
+        """All rows of one file of `dataset`."""
+        whole = self.dataset()
+        alone = ds.FileSystemDataset([fragment], whole.schema, whole.format, whole.filesystem)
+        pieces = dataset.readable(alone, self._files, self.spec.name, None)
+        return pa.concat_tables([piece.to_table() for piece in pieces]).cast(self.spec.schema)
+
+    def _readable(self, where: ds.Expression | None) -> Iterator[ds.Dataset]:
+        return dataset.readable(self.dataset(), self._files, self.spec.name, where)
+
+    def dataset(self) -> ds.FileSystemDataset:
         """The files of the handle's version, kept open between reads."""
         version = self.version()
         if self._dataset is None:
-            self._dataset = version, self.delta.to_pyarrow_dataset()
-        seen, dataset = self._dataset
+            self._dataset = version, dataset.of(self.delta, self._files, self.spec.name)
+        seen, known = self._dataset
         if seen != version:
-            self._dataset = version, self._moved_on(dataset)
+            self._dataset = version, self._moved_on(known)
         return self._dataset[1]
 
-    def _moved_on(self, old: ds.Dataset) -> ds.Dataset:
+    def _moved_on(self, old: ds.FileSystemDataset) -> ds.FileSystemDataset:
         """The dataset of the handle's version, with what an older one knows of the files that are still there.
 
         deltalake makes ranges of all columns of all files anew, in Python; here the new files get those that are searched by.

@@ -142,7 +142,7 @@ def _delete(table: Table, rows: ds.Expression, predicate: str) -> int:
     By an overwrite with nothing: delta-rs' own DELETE writes string views, in which pyarrow cannot compare.
     """
     table.update()
-    count = table.dataset().count_rows(filter=rows)
+    count = table.count(rows)
     if not count:
         return 0
     try:

@@ -9,10 +9,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
 
 from spark_tracking.errors import InvalidSetting, LakeError, LakeReadOnly, SparkTrackingError
 from spark_tracking.lake.object_journal import ObjectJournal
@@ -22,6 +26,10 @@ from spark_tracking.masking import masked
 if TYPE_CHECKING:
     from obstore import ObjectMeta
 
+FETCHES = 8
+"""Files that are fetched at the same time."""
+KEPT_BYTES = 128 * 1024 * 1024
+"""Contents of Delta tables' files that a process keeps; they never change."""
 LEASE = "flush.lease"
 LEASE_SECONDS = 10.0
 """A lease that has not changed hands for so long belongs to nobody: its holder was killed."""
@@ -32,6 +40,7 @@ class ObjectStorage:
 
     patience = 2.0
     syncs = False
+    is_local = False
 
     def __init__(self, root: str) -> None:
         try:
@@ -47,6 +56,8 @@ class ObjectStorage:
         with self._asking():
             self._store = from_url(root, retry_config={"max_retries": 6, "retry_timeout": timedelta(seconds=60)})
         self._contents: dict[str, bytes] = {}
+        self._fetched: OrderedDict[str, pa.Buffer] = OrderedDict()
+        self._fetching = threading.Lock()
         self._leading = threading.Lock()
         self._lease: tuple[str | None, float] = None, 0.0
 
@@ -106,6 +117,24 @@ class ObjectStorage:
     def read(self, path: str) -> bytes:
         with self._asking():
             return bytes(self._api.get(self._store, path).bytes())
+
+    def fetch(self, paths: Sequence[str]) -> list[pa.Buffer]:
+        with self._fetching:
+            missing = [path for path in paths if path not in self._fetched]
+            with ThreadPoolExecutor(FETCHES) as pool:
+                self._fetched.update(zip(missing, pool.map(self._fetch, missing)))
+            found = []
+            for path in paths:
+                self._fetched.move_to_end(path)
+                found.append(self._fetched[path])
+            while sum(buffer.size for buffer in self._fetched.values()) > KEPT_BYTES:
+                self._fetched.popitem(last=False)
+            return found
+
+    def _fetch(self, path: str) -> pa.Buffer:
+        sink = pa.BufferOutputStream()  # a copy: a buffer over Python's bytes would be let go of by Arrow's threads
+        sink.write(self.read(path))
+        return sink.getvalue()
 
     def create(self, path: str, data: bytes) -> bool:
         try:

@@ -1,22 +1,29 @@
 """SQL over a lake's tables with the news that they do not have yet, by DataFusion.
 
-The import of DataFusion costs 0.25 s, so nothing but a search pays it.
+deltalake's own reads the Delta tables, natively and on every storage; the package `datafusion` reads rows in memory, and its
+import, 0.25 s, is paid where there are any. Neither gets a Python object: a dataset that is registered is asked for rows by
+native threads, and with Ctrl+C the process hangs or aborts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import pyarrow as pa
-import pyarrow.dataset as ds
-from datafusion import SessionConfig, SessionContext
-from deltalake import DeltaTable
+from deltalake import DeltaTable, QueryBuilder
 
 from spark_tracking.kinds.lake_sql import SOURCE
+from spark_tracking.lake.log import quoted
 from spark_tracking.lake.tables import TableSpec
 
 IDENTITY = ("record_id", "metric_step")
 """What makes a metric point one: `record_id` is a 64-bit hash of its content, the step rules out what chance is left."""
+_SETTINGS = {
+    "datafusion.execution.parquet.pushdown_filters": "true",
+    # in DataFusion 55 it fails on a map's key in ORDER BY above a UNION: "UNION field 0 have different type in inputs"
+    "datafusion.optimizer.enable_leaf_expression_pushdown": "false",
+}
 
 
 class Query:
@@ -26,46 +33,22 @@ class Query:
         >>> Query.of(delta).run(["run_id"], "status = 'FAILED'", limit=10).read_all()
     """
 
-    def __init__(self, context: SessionContext, source: str) -> None:
-        self._context = context
+    def __init__(self, ask: Callable[[str], pa.RecordBatchReader], source: str = "base") -> None:
+        self._ask = ask
         self._source = source
 
     @classmethod
-    def of(cls, source: DeltaTable | pa.Table | ds.Dataset) -> Query:
-        """A Delta table at the handle's version, a table's files, or rows in memory.
+    def of(cls, source: DeltaTable | pa.Table) -> Query:
+        """A Delta table at the handle's version, of which files that statistics rule out are not opened, or rows in memory."""
+        return cls(_of_rows(source) if isinstance(source, pa.Table) else _of_table(source))
 
-        DataFusion opens all files of a Delta table, and only the columns of the rows that it wants: best for a search by values. As
-        a dataset, files and row groups whose statistics rule them out are not opened: best for a range of keys.
-        """
-        context = _context()
-        if isinstance(source, DeltaTable) and "://" in source.table_uri and not source.table_uri.startswith("file:"):
-            # handed over as a Delta table, it would be read by a DataFusion that knows no object store
-            source = source.to_pyarrow_dataset()
-        if isinstance(source, ds.Dataset) and not source.files:  # a plan without partitions is refused
-            source = source.schema.empty_table()
-        if isinstance(source, pa.Table):
-            context.register_record_batches("base", [_batches(source)])
-        elif isinstance(source, ds.Dataset):
-            context.register_dataset("base", source)
-        else:
-            context.register_table("base", source)
-        return cls(context, "base")
-
-    @classmethod
-    def overlaid(cls, spec: TableSpec, base: DeltaTable | ds.Dataset, ids: Sequence[str], rows: pa.Table) -> Query:
-        """A derived table in which `rows` stand in place of those with the keys `ids`."""
-        query = cls.of(base)
-        if not ids:
-            return query
-        query._context.register_record_batches("gone", [pa.table({"id": pa.array(ids, pa.string())}).to_batches()])
-        query._context.register_record_batches("news", [_batches(rows)])
-        names = ", ".join(spec.schema.names)
-        kept = f"SELECT {names} FROM base LEFT ANTI JOIN gone ON base.{spec.key} = gone.id"
-        return cls(query._context, f"({kept} UNION ALL SELECT {names} FROM news)")
+    def without(self, key: str, ids: Sequence[str]) -> Query:
+        """The same rows but for those with these keys."""
+        return Query(self._ask, f"(SELECT * FROM {self._source} WHERE {key} NOT IN ({quoted(ids)}))")
 
     def adding(self, expression: str) -> Query:
         """The same rows with one more column."""
-        return Query(self._context, f"(SELECT *, {expression} FROM {self._source})")
+        return Query(self._ask, f"(SELECT *, {expression} FROM {self._source})")
 
     def distinct_points(self, where: str | None) -> Query:
         """The metrics log with each point once. Points logged twice are rare, so the costly way is only gone if there are any."""
@@ -74,7 +57,7 @@ class Query:
             return self
         ranked = f"row_number() OVER (PARTITION BY {', '.join(IDENTITY)} ORDER BY hlc) AS nth"
         filtered = f"SELECT *, {ranked} FROM {self._source}" + (f" WHERE {where}" if where else "")
-        return Query(self._context, f"(SELECT * FROM ({filtered}) WHERE nth = 1)")
+        return Query(self._ask, f"(SELECT * FROM ({filtered}) WHERE nth = 1)")
 
     def run(
         self,
@@ -95,18 +78,64 @@ class Query:
             sql += f" LIMIT {limit}"
         if offset:
             sql += f" OFFSET {offset}"
-        return pa.RecordBatchReader.from_stream(self._context.sql(sql))
+        return self._ask(sql)
 
 
-def _context() -> SessionContext:
-    settings = {
-        "datafusion.execution.parquet.pushdown_filters": "true",
-        # in DataFusion 55 it fails on a map's key in ORDER BY above a UNION: "UNION field 0 have different type in inputs"
-        "datafusion.optimizer.enable_leaf_expression_pushdown": "false",
-    }
-    return SessionContext(SessionConfig(settings))
+class Overlaid:
+    """A derived table in which `rows` stand in place of those with the keys `ids`: two tables that share no key."""
+
+    def __init__(self, spec: TableSpec, base: DeltaTable, ids: Sequence[str], rows: pa.Table) -> None:
+        stored = Query.of(base)
+        self._parts = [stored.without(spec.key, ids), Query.of(rows)] if ids else [stored]
+
+    def count(self, where: str | None = None) -> int:
+        """How many rows satisfy a predicate."""
+        return sum(part.run(["count(*)"], where).read_all().column(0)[0].as_py() for part in self._parts)
+
+    def run(
+        self,
+        columns: Sequence[str],
+        where: str | None = None,
+        order_by: Sequence[str] = (),
+        limit: int | None = None,
+        offset: int = 0,
+    ) -> pa.RecordBatchReader:
+        """As `Query.run`: what each part has first is ordered once more."""
+        if len(self._parts) == 1:
+            return self._parts[0].run(columns, where, order_by, limit, offset)
+        if not order_by and limit is None and not offset:
+            return _chained([part.run(columns, where) for part in self._parts])
+        terms = [_DIRECTION.split(term, 1) for term in order_by]
+        wanted = [*columns, *(f"{term[0]} AS o{i}" for i, term in enumerate(terms))]
+        first = None if limit is None else limit + offset
+        found = _chained([part.run(wanted, where, order_by, first) for part in self._parts]).read_all()
+        order = [f"o{i} {' '.join(term[1:])}" for i, term in enumerate(terms)]
+        return Query.of(found).run(columns, None, order, limit, offset)
 
 
-def _batches(rows: pa.Table) -> list[pa.RecordBatch]:
-    """The table's batches; at least one, since DataFusion takes the schema from it."""
-    return rows.to_batches() or [pa.RecordBatch.from_pylist([], schema=rows.schema)]
+_DIRECTION = re.compile(r"\s+(?=(?:ASC|DESC)(?:\s+NULLS\s+(?:FIRST|LAST))?$)")
+
+
+def _chained(parts: Sequence[pa.RecordBatchReader]) -> pa.RecordBatchReader:
+    schema = parts[0].schema
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        for part in parts:
+            for batch in part:
+                yield batch if batch.schema == schema else batch.cast(schema)
+
+    return pa.RecordBatchReader.from_batches(schema, batches())
+
+
+def _of_table(table: DeltaTable) -> Callable[[str], pa.RecordBatchReader]:
+    engine = QueryBuilder(_SETTINGS).register("base", table)
+    return lambda sql: pa.RecordBatchReader.from_stream(engine.execute(sql))
+
+
+def _of_rows(rows: pa.Table) -> Callable[[str], pa.RecordBatchReader]:
+    from datafusion import SessionConfig, SessionContext
+
+    context = SessionContext(SessionConfig(_SETTINGS))
+    # at least one batch, since the schema is taken from it
+    context.register_record_batches("base", [rows.to_batches() or [pa.RecordBatch.from_pylist([], schema=rows.schema)]])
+    return lambda sql: pa.RecordBatchReader.from_stream(context.sql(sql))

@@ -106,7 +106,7 @@ class Refresher:
         """What the derived tables show, row by row; files that cannot be read are left out."""
         for table in self.tables:
             table.update()
-            for rows in table.readable(["state", table.spec.key]):
+            for rows in table.undamaged(["state", table.spec.key]):
                 for id, state in zip(rows[table.spec.key].to_pylist(), rows["state"].to_pylist()):
                     with suppress(LakeCorrupt):
                         yield (table.spec.kind, id), Entity.unpack(table.spec.kind, id, state)

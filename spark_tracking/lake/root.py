@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 import uuid
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from spark_tracking.uri import LakeUri
 
 MARKER = "lake.json"
 _OURS = {*BY_NAME, "_journal", "artifacts", MARKER, "flush.lease", "lost+found", storage.SET_ASIDE}
+_UNNAMEABLE = re.compile(r"%[0-9A-Fa-f]{2}|[\\\x00-\x1f\x7f]")
+"""What delta-rs decodes once more, takes for a slash, or refuses half-way (control characters)."""
 _CLOUD_MOUNTS = ("s3fs", "rclone", "goofys", "geesefs", "blobfuse", "gcsfuse", "mountpoint-s3", "dbfs", "fuse.mount-s3")
 
 
@@ -25,11 +28,12 @@ def ensure(uri: LakeUri, create: bool) -> None:
     """Check that there is a lake that we can use; with `create`, make it where there is none.
 
     Raises:
-        InvalidUri: a kind of storage on which a lake would lose data.
+        InvalidUri: a kind of storage on which a lake would lose data, or a path that Delta's library cannot name.
         LakeFormatError: no lake, or one of a newer format, or a folder full of something else.
         LakeReadOnly: it had to be created and cannot be.
     """
     if uri.is_local:
+        _refuse_unnameable(uri.root)
         refuse_cloud_mount(uri.path)
     files = storage.of(uri.root)
     if not files.exists(MARKER):
@@ -37,6 +41,15 @@ def ensure(uri: LakeUri, create: bool) -> None:
             raise LakeFormatError(f"There is no lake at '{uri.root}'. Make one with: spark-tracking lake init {uri.root}")
         _create(files)
     check_format(uri.root, files.read(MARKER))
+
+
+def _refuse_unnameable(path: str) -> None:
+    found = _UNNAMEABLE.search(path)
+    if found:
+        raise InvalidUri(
+            f"A lake cannot lie at {path!r}: Delta's library takes {found.group()!r} in a path for something else (an encoded character, "
+            "a separator), and would look in another folder. Choose a path without it."
+        )
 
 
 def check_format(root: str, text: bytes) -> None:

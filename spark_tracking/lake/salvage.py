@@ -45,7 +45,7 @@ def lost_rows(files: Storage, events: Table, log: Table, flushed: pa.Table, know
     held = held.filter(pc.invert(_purged(events, held, "kind" in held.column_names)))
     keys = _KEYS[log.spec.name]
     wanted = held["hlc"].unique()
-    stored = [rows.filter(pc.is_in(rows["hlc"], wanted)).select(keys) for rows in log.readable(sorted({*keys, "hlc"}))]
+    stored = [rows.filter(pc.is_in(rows["hlc"], wanted)).select(keys) for rows in log.undamaged(sorted({*keys, "hlc"}))]
     missing = held.join(pa.concat_tables(stored), keys, join_type="left anti") if stored else held
     return missing.select(held.column_names).group_by(held.column_names, use_threads=False).aggregate([]).cast(log.spec.schema)
 
@@ -67,7 +67,7 @@ def _acknowledged(rows: pa.Table, known: Mapping[str, pa.Array]) -> pa.Array:
 
 def _purged(events: Table, rows: pa.Table, are_events: bool) -> pa.Array:
     """Which rows are of a run or model that was purged, so that they went from the log on purpose."""
-    tombstones = [t.filter(pc.equal(t["field"], "purge")) for t in events.readable(["kind", "id", "field"])]
+    tombstones = [t.filter(pc.equal(t["field"], "purge")) for t in events.undamaged(["kind", "id", "field"])]
     stones = pa.concat_tables(tombstones) if tombstones else EVENTS_LOG.schema.empty_table()
     gone = {kind: stones.filter(pc.equal(stones["kind"], kind))["id"].combine_chunks() for kind in ("run", "logged_model")}
     if not are_events:

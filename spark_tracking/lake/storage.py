@@ -6,10 +6,12 @@ the lake is the same on both, and is written against these protocols.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
+
+import pyarrow as pa
 
 from spark_tracking.lake.record import Record
 
@@ -139,9 +141,11 @@ class Storage(Protocol):
         root: as Delta engines take it.
         patience: seconds for which a reader may put off looking for newer derived tables; looking costs calls.
         syncs: whether what others wrote has to be made durable; see `make_durable`.
+        is_local: whether it is a folder.
     """
 
     root: str
+    is_local: bool
     patience: float
     syncs: bool
 
@@ -169,6 +173,13 @@ class Storage(Protocol):
 
         Raises:
             FileNotFoundError: there is none.
+        """
+
+    def fetch(self, paths: Sequence[str]) -> list[pa.Buffer]:
+        """The contents of files that never change, in Arrow's own memory.
+
+        Raises:
+            FileNotFoundError: one is not there.
         """
 
     def create(self, path: str, data: bytes) -> bool:
