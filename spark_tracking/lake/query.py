@@ -85,12 +85,19 @@ class Overlaid:
     """A derived table in which `rows` stand in place of those with the keys `ids`: two tables that share no key."""
 
     def __init__(self, spec: TableSpec, base: DeltaTable, ids: Sequence[str], rows: pa.Table) -> None:
-        stored = Query.of(base)
-        self._parts = [stored.without(spec.key, ids), Query.of(rows)] if ids else [stored]
+        self._key = spec.key
+        whole = Query.of(base)
+        self._parts: list[Query | _Filtered] = [whole]
+        if ids:
+            few = len(ids) <= _FEW_IDS
+            stored = whole.without(spec.key, ids) if few else _Filtered(whole, spec.key, pa.array(ids, pa.string()))
+            self._parts = [stored, Query.of(rows)]
+        if ids and spec.kind == "model_version":  # whose filters look at other rows of the same name, in either part
+            self._parts = [Query.of(_chained([part.run(spec.schema.names) for part in self._parts]).read_all())]
 
     def count(self, where: str | None = None) -> int:
         """How many rows satisfy a predicate."""
-        return sum(part.run(["count(*)"], where).read_all().column(0)[0].as_py() for part in self._parts)
+        return sum(batch.num_rows for part in self._parts for batch in part.run([self._key], where))
 
     def run(
         self,
@@ -113,6 +120,28 @@ class Overlaid:
         return Query.of(found).run(columns, None, order, limit, offset)
 
 
+class _Filtered:
+    """The rows of a query but for those with some keys, too many for a list of literals: a planner's stack ends at some 50,000."""
+
+    def __init__(self, query: Query, key: str, ids: pa.Array) -> None:
+        self._query, self._key, self._ids = query, key, ids
+
+    def run(
+        self,
+        columns: Sequence[str],
+        where: str | None = None,
+        order_by: Sequence[str] = (),
+        limit: int | None = None,
+        offset: int = 0,
+    ) -> pa.RecordBatchReader:
+        """As `Query.run`, but for limit and offset, which the caller applies."""
+        found = self._query.run([*columns, f"{self._key} AS key_"], where, order_by).read_all()
+        ask = _of_rows(found, gone=pa.table({"id": self._ids}))
+        names = ", ".join(f'"{name}"' for name in found.column_names[:-1])
+        return ask(f"SELECT {names} FROM base LEFT ANTI JOIN gone ON base.key_ = gone.id")
+
+
+_FEW_IDS = 500
 _DIRECTION = re.compile(r"\s+(?=(?:ASC|DESC)(?:\s+NULLS\s+(?:FIRST|LAST))?$)")
 
 
@@ -132,10 +161,11 @@ def _of_table(table: DeltaTable) -> Callable[[str], pa.RecordBatchReader]:
     return lambda sql: pa.RecordBatchReader.from_stream(engine.execute(sql))
 
 
-def _of_rows(rows: pa.Table) -> Callable[[str], pa.RecordBatchReader]:
+def _of_rows(rows: pa.Table, **others: pa.Table) -> Callable[[str], pa.RecordBatchReader]:
     from datafusion import SessionConfig, SessionContext
 
     context = SessionContext(SessionConfig(_SETTINGS))
-    # at least one batch, since the schema is taken from it
-    context.register_record_batches("base", [rows.to_batches() or [pa.RecordBatch.from_pylist([], schema=rows.schema)]])
+    for name, table in {"base": rows, **others}.items():
+        # at least one batch, since the schema is taken from it
+        context.register_record_batches(name, [table.to_batches() or [pa.RecordBatch.from_pylist([], schema=table.schema)]])
     return lambda sql: pa.RecordBatchReader.from_stream(context.sql(sql))
