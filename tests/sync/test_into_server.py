@@ -102,7 +102,9 @@ def test_without_bookmarks_the_tags_of_the_target_say_what_is_there(database: st
     assert sync(database, empty).wrote == 0
 
 
-def test_versions_of_logged_models_and_repeated_points_arrive_as_a_dry_run_foretells(tmp_path: Path, lake_uri: str, target: str) -> None:
+def test_versions_of_logged_models_and_repeated_points_arrive_as_a_dry_run_foretells(
+    tmp_path: Path, lake_uri: str, target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """From a database, which does not tell a version's model; from a lake, which holds points that a server's model takes once."""
     for source in (f"sqlite:///{tmp_path / 'source.db'}", lake_uri):
         name = f"registered from {source.partition(':')[0]}"
@@ -117,8 +119,10 @@ def test_versions_of_logged_models_and_repeated_points_arrive_as_a_dry_run_foret
             of = data[value > 0.6]
             client.log_metric(runs[0], "loss", value, T0, 0, model_id=models[0], dataset_name=of.name, dataset_digest=of.digest)
         client.create_registered_model(name)
-        for model in models:
-            client.create_model_version(name, f"models:/{model}", runs[0], model_id=model)
+        with monkeypatch.context() as patch:
+            patch.setenv("MLFLOW_TRACKING_URI", source)  # where MLflow looks for a version's model, whatever the client's
+            for model in models:
+                client.create_model_version(name, f"models:/{model}", runs[0], model_id=model)
         foretold = sync(source, target, experiments=[name], models=name, dry_run=True)
         result = sync(source, target, experiments=[name], models=name)
         assert result.ok, result.failures
@@ -127,7 +131,8 @@ def test_versions_of_logged_models_and_repeated_points_arrive_as_a_dry_run_foret
             assert counts[0] == counts[1], kind
         theirs = MlflowClient(target)
         versions = theirs.search_model_versions(f"name = '{name}'")
-        assert sorted(v.source for v in versions) == sorted(f"models:/{v.model_id}" for v in versions) and len(versions) == 2
+        copies = theirs.search_logged_models([e.experiment_id for e in theirs.search_experiments() if e.name == name])
+        assert sorted(v.source for v in versions) == sorted(f"models:/{m.model_id}" for m in copies) and len(versions) == 2
         copy = runs_of(target, name)["run 0"].info.run_id
         assert {m.value for m in theirs.get_metric_history(copy, "loss")} == ({0.5, 0.7} if source == lake_uri else {0.5})
         assert sync(source, target, experiments=[name], models=name).wrote == 0
