@@ -116,14 +116,14 @@ def own_tags_of_a_run() -> dict[str, str]:
 def test_a_process_that_nothing_of_ours_has_set_up_gets_no_tag(database: str, spark: SparkSession, monkeypatch: pytest.MonkeyPatch) -> None:
     assert own_tags_of_a_run() == {}
     monkeypatch.setenv("SPARK_TRACKING_TAGS", "true")
-    assert own_tags_of_a_run() == {"spark_tracking.cluster": "local[2]", "spark_tracking.job": "spark-tracking-tests"}
+    assert own_tags_of_a_run() == {"spark_tracking.cluster": "local[2]", "spark_tracking.job": spark.conf.get("spark.app.name")}
 
 
 def test_on_a_cluster_of_ours_no_tag_repeats_one_of_mlflows(
     database: str, spark: SparkSession, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     monkeypatch.setenv("SPARK_TRACKING_CONFIGURED", "abc")
-    monkeypatch.setattr(sys, "argv", ["/jobs/spark-tracking-tests.py"])
+    monkeypatch.setattr(sys, "argv", [f"/jobs/{spark.conf.get('spark.app.name')}.py"])
     assert own_tags_of_a_run() == {"spark_tracking.cluster": "local[2]"}
     request.getfixturevalue("databricks_notebook")
     assert own_tags_of_a_run() == {}
