@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
-NEEDS = re.findall(r"^(?:Needs: (.*)\.\n\n)?```\w+\n.*?^```$", README, flags=re.MULTILINE | re.DOTALL)
+NEEDS = re.findall(r"^(?:Needs: ([^\n]*)\.\n\n)?```\w+\n.*?^```$", README, flags=re.MULTILINE | re.DOTALL)
 NOT_HERE = ("make ", "pip install ", "spark-tracking ui ")  # what CI does before it gets here; tests/ui has the last
 
 
