@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import threading
 import time
 import uuid
@@ -102,6 +103,13 @@ class FileStorage:
             return sorted(entry.name for entry in os.scandir(self._prefix + folder) if entry.is_dir())
         except FileNotFoundError:
             return []
+
+    def remove(self, paths: Sequence[str]) -> None:
+        for path in (self._prefix + path.rstrip("/") for path in paths):
+            if os.path.isdir(path) and not os.path.islink(path):
+                shutil.rmtree(path)
+            else:
+                Path(path).unlink(missing_ok=True)
 
     def is_newest(self, log: str, version: int) -> bool:
         path = f"{self._prefix}{log}/{version:020d}.json"

@@ -172,6 +172,10 @@ class ObjectStorage:
     def folders(self, folder: str) -> list[str]:
         return sorted(map(_name, self._list_folder(folder)["common_prefixes"]))
 
+    def remove(self, paths: Sequence[str]) -> None:
+        for path in paths:
+            self.delete([meta["path"] for meta in self.objects(path)] if path.endswith("/") else [path])
+
     def is_newest(self, log: str, version: int) -> bool:
         """One request tells both: what comes from the version's own name on."""
         after = f"{log}/{version - 1:020d}.json" if version else None

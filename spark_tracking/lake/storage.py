@@ -184,6 +184,9 @@ class Storage(Protocol):
     def folders(self, folder: str) -> list[str]:
         """The names of the folders in a folder."""
 
+    def remove(self, paths: Sequence[str]) -> None:
+        """Delete files, and folders (which end in a slash) with what is in them; links are not followed."""
+
     def is_newest(self, log: str, version: int) -> bool:
         """Whether a Delta log has this version and none after it. A log is cleaned from its old end, but of its newest version."""
 
