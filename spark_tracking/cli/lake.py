@@ -9,7 +9,7 @@ from datetime import timedelta
 import click
 import orjson
 
-from spark_tracking.lake import Lake
+from spark_tracking.lake import Lake, root
 from spark_tracking.uri import LakeUri
 
 
@@ -38,6 +38,7 @@ _dry_run = click.option("--dry-run", is_flag=True, help="Say what would go, and 
 def init(path: str) -> None:
     """Make a lake; one that is there stays as it is."""
     uri = LakeUri.parse(path)
+    root.ensure(uri, create=True)  # which, other than `open`, leaves it to us to say so
     Lake.open(uri, create=True)
     click.echo(f"The lake at {uri.root} is ready. Track to it with:\n\n  export MLFLOW_TRACKING_URI={uri}")
 
@@ -109,11 +110,17 @@ def compact(path: str) -> None:
 @_path
 @_dry_run
 @click.option("--keep-hours", type=click.FloatRange(min=0), default=24.0, show_default=True, help="Keep what was in use since.")
-def vacuum(path: str, dry_run: bool, keep_hours: float) -> None:
-    """Remove files that no recent version of a table uses."""
-    removed = Lake.open(path).vacuum(timedelta(hours=keep_hours), dry_run)
+@click.option("--foreign", is_flag=True, help="Also delete what others put into the tables' folders.")
+def vacuum(path: str, dry_run: bool, keep_hours: float, foreign: bool) -> None:
+    """Remove files that no recent version of a table uses. What others put there is named, and stays."""
+    opened = Lake.open(path)
+    removed = opened.vacuum(timedelta(hours=keep_hours), dry_run)
     for name, files in removed.items():
         click.echo(f"{name:<26}{len(files):>6} files {'would go' if dry_run else 'removed'}")
+    done = ("would go" if dry_run else "removed") if foreign else "not the lake's; it stays (--foreign deletes it)"
+    for name, entries in opened.foreign(remove=foreign and not dry_run).items():
+        for entry in entries:
+            click.echo(f"{name}/{entry}: {done}")
 
 
 @lake.command()

@@ -91,10 +91,6 @@ class FileStorage:
     def note(self, path: str, data: bytes) -> None:
         Path(self._prefix + path).write_bytes(data)
 
-    def remove(self, paths: Iterable[str]) -> None:
-        for path in paths:
-            Path(self._prefix + path).unlink(missing_ok=True)
-
     def set_aside(self, path: str) -> str:
         target = f"{SET_ASIDE}/{time.time_ns()}-{path.replace('/', '-')}"
         self.prepare([SET_ASIDE])
@@ -132,6 +128,13 @@ class FileStorage:
             return sorted(entry.name for entry in os.scandir(self._prefix + folder) if entry.is_dir())
         except FileNotFoundError:
             return []
+
+    def remove(self, paths: Iterable[str]) -> None:
+        for path in (self._prefix + path.rstrip("/") for path in paths):
+            if os.path.isdir(path) and not os.path.islink(path):
+                shutil.rmtree(path)
+            else:
+                Path(path).unlink(missing_ok=True)
 
     def is_newest(self, log: str, version: int) -> bool:
         path = f"{self._prefix}{log}/{version:020d}.json"

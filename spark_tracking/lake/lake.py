@@ -33,7 +33,7 @@ from spark_tracking.lake.log import Gone
 from spark_tracking.lake.names import Names
 from spark_tracking.lake.record import PackedBlock, Record, encode, last_of_each, pack_block
 from spark_tracking.lake.refresh import Refresher
-from spark_tracking.lake.tables import BY_KIND, BY_NAME, METRICS_LOG, spec_of
+from spark_tracking.lake.tables import BY_KIND, METRICS_LOG, spec_of
 from spark_tracking.lake.view import View
 from spark_tracking.uri import LakeUri
 
@@ -77,7 +77,8 @@ class Lake:
         with cls._open_lock:
             lake = cls._open.get(uri.root)
             if lake is None:
-                roots.ensure(uri, create)
+                if roots.ensure(uri, create):
+                    _log.warning("Made a new lake at %s", uri.root)  # a typo in a path is no error, so that it must be seen
                 lake = cls(uri)
                 if create:
                     lake.commit(lambda: lake._first_experiment(artifact_root or uri.artifact_root, born))
@@ -344,7 +345,7 @@ class Lake:
     def compact(self) -> dict[str, int]:
         """Merge small files; by table, how many went into larger ones. Safe beside writers."""
         self.settle()
-        return {spec.name: maintain.compact(maintain.open_table(self.uri.root, spec)) for spec in BY_NAME.values()}
+        return {table.spec.name: maintain.compact(table) for table in maintain.tables(self.uri.root)}
 
     def vacuum(self, keep: timedelta = maintain.KEEP, dry_run: bool = False, orphans: bool = True) -> dict[str, list[str]]:
         """Remove files that went out of use longer than `keep` ago; by table, which. Safe beside writers and readers."""
@@ -358,8 +359,14 @@ class Lake:
         with self._lock:
             self._poll()
             needed = {name: min(self._view.watermark(kind, name) for kind in BY_KIND) for name in self._view.logs}
-        tables = {spec.name: maintain.open_table(self.uri.root, spec) for spec in BY_NAME.values()}
-        return {name: maintain.vacuum(table, keep, needed.get(name, table.version()), dry_run, orphans) for name, table in tables.items()}
+        found = {}
+        for table in maintain.tables(self.uri.root):
+            found[table.spec.name] = maintain.vacuum(table, keep, needed.get(table.spec.name, table.version()), dry_run, orphans)
+        return found
+
+    def foreign(self, remove: bool = False) -> dict[str, list[str]]:
+        """By table, what lies in its folder and is nothing of the table's; with `remove`, it is deleted."""
+        return maintain.foreign(self.uri.root, remove)
 
     def purge(self, kind: str, ids: Collection[str]) -> None:
         """Delete for good, a run's metrics of models included: nobody sees them again, `drop_purged` takes their rows."""

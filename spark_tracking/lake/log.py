@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import reduce
 from operator import and_
 from urllib.parse import unquote
@@ -51,12 +51,14 @@ class Commit:
         transactions: application transactions set by it.
         files: data files it added, relative to the table.
         adds_rows: whether rows were added (not merely rewritten by a compaction).
+        removed: data files it took out of use.
     """
 
     version: int
     transactions: dict[str, int]
     files: list[str]
     adds_rows: bool
+    removed: list[str] = field(default_factory=list)
 
 
 class Table:
@@ -99,10 +101,6 @@ class Table:
         """A new handle, on the newest version, that knows nothing of before."""
         self.delta = DeltaTable(self.uri)
         self._dataset, self._transactions, self._transactions_at = None, {}, self.version()
-
-    def remove(self, paths: Iterable[str]) -> None:
-        """Remove data files, by their paths relative to the table."""
-        self._files.remove([f"{self.spec.name}/{path}" for path in paths])
 
     def has_news(self, version: int) -> bool:
         """Whether a version after `version` exists. Costs two looks at the file system or one request, and no Delta call.
@@ -288,6 +286,26 @@ class Table:
         """The live files with their statistics: path, size_bytes, num_records, min.<column>, max.<column>, …"""
         return pa.table(self.delta.get_add_actions(flatten=True))
 
+    def named_since(self, version: int) -> set[str]:
+        """The data files that a version, up to the handle's, names.
+
+        Raises:
+            Gone: the log was cleaned in between.
+        """
+        return {*self.files()["path"].to_pylist(), *(file for commit in self.commits(version) for file in commit.removed)}
+
+    def entries(self) -> Iterator[storage.File]:
+        """The files directly in the table's folder."""
+        return self._files.files(self.spec.name)
+
+    def folders(self) -> list[str]:
+        """The folders in the table's folder, each with a slash behind it."""
+        return [f"{name}/" for name in self._files.folders(self.spec.name)]
+
+    def remove(self, names: Iterable[str]) -> None:
+        """Delete files and folders of the table's folder; a link itself, never what it leads to."""
+        self._files.remove([f"{self.spec.name}/{name}" for name in names])
+
     def max_of(self, column: str, until: int | None = None) -> int:
         """The greatest value of a number column, from the files' statistics; 0 for an empty table.
 
@@ -350,6 +368,7 @@ def _races(root: str) -> Iterator[None]:
 def _parse_commit(version: int, text: bytes) -> Commit:
     transactions: dict[str, int] = {}
     files: list[str] = []
+    removed: list[str] = []
     adds_rows = False
     for line in text.splitlines():
         action = orjson.loads(line)
@@ -358,4 +377,6 @@ def _parse_commit(version: int, text: bytes) -> Commit:
         elif "add" in action:
             files.append(unquote(action["add"]["path"]))
             adds_rows = adds_rows or action["add"].get("dataChange", True)
-    return Commit(version, transactions, files, adds_rows)
+        elif "remove" in action:
+            removed.append(unquote(action["remove"]["path"]))
+    return Commit(version, transactions, files, adds_rows, removed)

@@ -5,6 +5,7 @@ All of it may run in any process at any time; optimistic concurrency decides, an
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -18,7 +19,7 @@ from deltalake.exceptions import CommitFailedError, DeltaError
 from spark_tracking.errors import LakeCorrupt, LakeError, NoSpace
 from spark_tracking.lake.audit import commits
 from spark_tracking.lake.derived import LOG_FILE_BYTES, DerivedTable, file_bytes
-from spark_tracking.lake.log import WRITER_PROPERTIES, Raced, Table, quoted
+from spark_tracking.lake.log import WRITER_PROPERTIES, Gone, Raced, Table, quoted
 from spark_tracking.lake.storage import Storage
 from spark_tracking.lake.tables import BY_NAME, EVENTS_LOG, METRICS_LOG, TableSpec
 
@@ -26,6 +27,8 @@ COMPACT_EVERY = 64
 """Commits of a table between two compactions, which bounds its live files and what a compaction costs a commit."""
 PURGED_AT_ONCE = 500
 ORPHAN_HOURS = 24
+_DATA_FILE = re.compile(r"part-\d{5}-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}[-.]c\d{3}(\.\w+)*\.parquet")
+"""How delta-rs and Spark name the data files that they write."""
 KEEP = timedelta(minutes=15)
 """How long a file stays after it went out of use: longer than a query that began on it."""
 
@@ -44,6 +47,11 @@ class TableInfo:
 def open_table(root: str, spec: TableSpec) -> Table:
     """A handle of its own."""
     return DerivedTable(root, spec) if spec.kind else Table(root, spec)
+
+
+def tables(root: str) -> list[Table]:
+    """A handle of its own for each table."""
+    return [open_table(root, spec) for spec in BY_NAME.values()]
 
 
 def compact(table: Table) -> int:
@@ -67,7 +75,7 @@ def vacuum(table: Table, keep: timedelta, oldest_needed: int, dry_run: bool = Fa
 
     Args:
         oldest_needed: the oldest version that somebody still reads from (a watermark), whatever its age.
-        orphans: also remove files that no version ever had, left by writers that were killed, once they are a day old.
+        orphans: also remove what writers that were killed left, or versions that the log has forgotten, once it is a day old.
 
     Returns:
         The files removed, or that would be, relative to the table.
@@ -76,9 +84,8 @@ def vacuum(table: Table, keep: timedelta, oldest_needed: int, dry_run: bool = Fa
     kept = table.versions_since(time.time() - keep.total_seconds())
     keep_versions = sorted({*kept, *range(max(oldest_needed, 0), version), version})
     gone = set(table.delta.vacuum(0, dry_run=True, enforce_retention_duration=False, keep_versions=keep_versions))
-    if orphans:
-        unnamed = table.delta.vacuum(ORPHAN_HOURS, dry_run=True, enforce_retention_duration=False, full=True, keep_versions=keep_versions)
-        gone |= set(unnamed)
+    if orphans:  # never by full=True: that deletes all that the log does not name, whosever it is, and follows links
+        gone |= set(_orphans(table, keep_versions[0]))
     if not dry_run:  # not by Delta's own hand, which commits first: a full disk has no room for that
         table.remove(gone)
     return sorted(gone)
@@ -109,6 +116,33 @@ def on_a_full_disk() -> Iterator[None]:
             raise
 
 
+def _orphans(table: Table, oldest_kept: int) -> list[str]:
+    """Old data files that no version from the oldest kept one on names, told from files of others by the names that Delta writers give."""
+    before = time.time() - ORPHAN_HOURS * 3600
+    try:
+        named = table.named_since(oldest_kept)
+    except Gone:
+        return []
+    return [file.name for file in table.entries() if _DATA_FILE.fullmatch(file.name) and file.modified < before and file.name not in named]
+
+
+def foreign(root: str, remove: bool = False) -> dict[str, list[str]]:
+    """By table, files and folders (`name/`) in its folder that no version names and no writer of Delta tables would name so."""
+    found = {}
+    for table in tables(root):
+        named = set(table.files()["path"].to_pylist())
+        entries = [*(file.name for file in table.entries()), *table.folders()]
+        found[table.spec.name] = sorted(name for name in entries if is_stray(name) and name not in named)
+        if remove:
+            table.remove(found[table.spec.name])
+    return {name: entries for name, entries in found.items() if entries}
+
+
+def is_stray(name: str) -> bool:
+    """Whether nothing of a Delta table is called so."""
+    return not name.startswith(("_", ".")) and not _DATA_FILE.fullmatch(name)
+
+
 def drop_purged_rows(root: str) -> int:
     """Remove the log rows of purged runs and logged models, except the tombstones; returns how many rows went."""
     events, metrics = Table(root, EVENTS_LOG), Table(root, METRICS_LOG)
@@ -128,11 +162,10 @@ def drop_purged_rows(root: str) -> int:
 def info(root: str) -> list[TableInfo]:
     """Each table's version, rows, files and size."""
     found = []
-    for spec in BY_NAME.values():
-        table = open_table(root, spec)
+    for table in tables(root):
         adds = table.files()
         rows, size = sum(adds["num_records"].to_pylist()), sum(adds["size_bytes"].to_pylist())
-        found.append(TableInfo(spec.name, table.version(), rows, adds.num_rows, size))
+        found.append(TableInfo(table.spec.name, table.version(), rows, adds.num_rows, size))
     return found
 
 

@@ -148,9 +148,6 @@ class ObjectStorage:
         with self._asking():
             self._api.put(self._store, path, data)
 
-    def remove(self, paths: Iterable[str]) -> None:
-        self.delete(list(paths))
-
     def set_aside(self, path: str) -> str:
         target = f"{SET_ASIDE}/{time.time_ns()}-{path.replace('/', '-')}"
         self.note(target, self.read(path))
@@ -185,6 +182,14 @@ class ObjectStorage:
 
     def folders(self, folder: str) -> list[str]:
         return sorted(map(_name, self._list_folder(folder)["common_prefixes"]))
+
+    def remove(self, paths: Iterable[str]) -> None:
+        folders, files = [], []
+        for path in paths:
+            (folders if path.endswith("/") else files).append(path)
+        files += [meta["path"] for folder in folders for meta in self.objects(folder)]
+        for start in range(0, len(files), 1000):
+            self.delete(files[start : start + 1000])
 
     def is_newest(self, log: str, version: int) -> bool:
         """One request tells both: what comes from the version's own name on."""

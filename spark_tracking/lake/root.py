@@ -10,11 +10,14 @@ import uuid
 from pathlib import Path
 
 import orjson
+from deltalake import DeltaTable
+from deltalake.exceptions import TableNotFoundError
 
 from spark_tracking.errors import InvalidUri, LakeFormatError, LakeReadOnly
 from spark_tracking.lake import storage
 from spark_tracking.lake.log import Table
-from spark_tracking.lake.tables import BY_NAME, FORMAT_VERSION
+from spark_tracking.lake.maintain import is_stray
+from spark_tracking.lake.tables import BY_NAME, FORMAT_VERSION, TableSpec
 from spark_tracking.uri import LakeUri
 
 MARKER = "lake.json"
@@ -24,8 +27,8 @@ _UNNAMEABLE = re.compile(r"%[0-9A-Fa-f]{2}|[\\\x00-\x1f\x7f]")
 _CLOUD_MOUNTS = ("s3fs", "rclone", "goofys", "geesefs", "blobfuse", "gcsfuse", "mountpoint-s3", "dbfs", "fuse.mount-s3")
 
 
-def ensure(uri: LakeUri, create: bool) -> None:
-    """Check that there is a lake that we can use; with `create`, make it where there is none.
+def ensure(uri: LakeUri, create: bool) -> bool:
+    """Check that there is a lake that we can use; with `create`, make it where there is none. Returns whether this call made it.
 
     Raises:
         InvalidUri: a kind of storage on which a lake would lose data, or a path that Delta's library cannot name.
@@ -35,12 +38,13 @@ def ensure(uri: LakeUri, create: bool) -> None:
     if uri.is_local:
         _refuse_unnameable(uri.root)
         refuse_cloud_mount(uri.path)
-    files = storage.of(uri.root)
+    files, made = storage.of(uri.root), False
     if not files.exists(MARKER):
         if not create:
             raise LakeFormatError(f"There is no lake at '{uri.root}'. Make one with: spark-tracking lake init {uri.root}")
-        _create(files)
+        made = _create(files)
     check_format(uri.root, files.read(MARKER))
+    return made
 
 
 def _refuse_unnameable(path: str) -> None:
@@ -110,10 +114,12 @@ def _proc_mounts() -> str:
         return ""  # not Linux
 
 
-def _create(files: storage.Storage) -> None:
+def _create(files: storage.Storage) -> bool:
     root = files.root
     try:
-        foreign = sorted(name for name in files.names() if name not in _OURS and not name.startswith("."))
+        there = sorted(files.names())
+        foreign = [name for name in there if name not in _OURS and not name.startswith(".")]
+        foreign += [entry for name in there if name in BY_NAME for entry in _in_the_way(files, BY_NAME[name])]
         if foreign:
             raise LakeFormatError(
                 f"'{root}' holds other files ({', '.join(foreign[:3])}{', …' if len(foreign) > 3 else ''}) and no lake. "
@@ -123,8 +129,26 @@ def _create(files: storage.Storage) -> None:
         for spec in BY_NAME.values():
             Table.create(root, spec)
         text = orjson.dumps({"format": FORMAT_VERSION, "id": uuid.uuid4().hex}, option=orjson.OPT_APPEND_NEWLINE)
-        files.create(MARKER, text)  # another process may have been first, with the same lake
+        return files.create(MARKER, text)  # another process may have been first, with the same lake
     except OSError as error:
         raise LakeReadOnly(
             f"No lake can be made at '{root}': {error.strerror or error}. Choose a folder that this user can write."
         ) from error
+
+
+def _in_the_way(files: storage.Storage, spec: TableSpec) -> list[str]:
+    """What is not ours where a table would lie; what a killed creation of a lake left is."""
+    folder = spec.name
+    try:
+        entries = [*(file.name for file in files.files(folder)), *(f"{name}/" for name in files.folders(folder))]
+    except NotADirectoryError:
+        return [folder]
+    if "_delta_log/" not in entries:
+        return [f"{folder}/{name}" for name in entries]
+    try:
+        columns = {field.name for field in DeltaTable(f"{files.root}/{folder}").schema().fields}
+    except TableNotFoundError:  # its creation has only begun
+        columns = set(spec.schema.names)
+    if not columns.issuperset(spec.schema.names):
+        return [f"{folder}/, a Delta table with other columns"]
+    return [f"{folder}/{name}" for name in entries if is_stray(name)]

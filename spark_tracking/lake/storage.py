@@ -188,9 +188,6 @@ class Storage(Protocol):
     def note(self, path: str, data: bytes) -> None:
         """Put a file in place of what is there; a crash may leave a torn one."""
 
-    def remove(self, paths: Iterable[str]) -> None:
-        """Remove files; those that are gone already are no error."""
-
     def set_aside(self, path: str) -> str:
         """Move a file out of the way, to where nothing of a lake looks; returns where to. It stays until a person removes it."""
 
@@ -206,6 +203,9 @@ class Storage(Protocol):
 
     def folders(self, folder: str) -> list[str]:
         """The names of the folders in a folder."""
+
+    def remove(self, paths: Iterable[str]) -> None:
+        """Delete files, and folders (which end in a slash) with what is in them; none is no error, and links are not followed."""
 
     def is_newest(self, log: str, version: int) -> bool:
         """Whether a Delta log has this version and none after it. A log is cleaned from its old end, but of its newest version."""
