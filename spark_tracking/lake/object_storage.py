@@ -184,7 +184,8 @@ class ObjectStorage:
         return sorted(map(_name, self._list_folder(folder)["common_prefixes"]))
 
     def remove(self, paths: Iterable[str]) -> None:
-        folders, files = [], []
+        folders: list[str] = []
+        files: list[str] = []
         for path in paths:
             (folders if path.endswith("/") else files).append(path)
         files += [meta["path"] for folder in folders for meta in self.objects(folder)]
