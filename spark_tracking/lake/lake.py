@@ -298,7 +298,7 @@ class Lake:
 
     def _first_experiment(self, artifact_root: str) -> list[Event]:
         """What every MLflow backend has from the start: the experiment 'Default' with the id 0."""
-        if self._view.get("experiment", "0") is not None:
+        if self._view.get("experiment", "0") or self._names.knows("experiment", "0"):  # a damaged table may not show it
             return []
         now = str(milliseconds(self._clock.tick()))
         values = {"created": now, "updated": now, "name": "Default", "lifecycle_stage": "active", "last_id": "0"}
