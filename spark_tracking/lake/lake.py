@@ -294,7 +294,7 @@ class Lake:
 
     def _first_experiment(self, artifact_root: str, born: int) -> list[Event]:
         """What every MLflow backend has from the start: the experiment 'Default' with the id 0."""
-        if self._view.get("experiment", "0") is not None:
+        if self._view.get("experiment", "0") or self._names.knows("experiment", "0"):  # a damaged table may not show it
             return []
         values = {"created": str(born), "updated": str(born), "name": "Default", "lifecycle_stage": "active", "last_id": "0"}
         values["artifact_location"] = append_to_uri_path(artifact_root, "0")

@@ -8,9 +8,9 @@ import pyarrow.compute as pc
 
 from spark_tracking import config
 from spark_tracking.kinds.state import Event
+from spark_tracking.lake import maintain
 from spark_tracking.lake.columns import event_rows
 from spark_tracking.lake.log import NAMES, Raced, Table, transaction
-from spark_tracking.lake.maintain import COMPACT_EVERY, compact
 from spark_tracking.lake.record import Record, last_of_each
 from spark_tracking.lake.tables import EVENTS_LOG
 
@@ -26,6 +26,10 @@ class Names(Table):
         self.update()
         return self.transaction(NAMES) or 0
 
+    def knows(self, kind: str, id: str) -> bool:
+        """Whether anything of a thing stands in the log."""
+        return bool(self.select((pc.field("kind") == kind) & (pc.field("id") == id), ["hlc"]).num_rows)
+
     def commit(self, number: int, events: Sequence[Event], hlc: int, writer: str) -> bool:
         """Commit events as the one after `number`; False when another process was first."""
         before = self.version()
@@ -37,8 +41,8 @@ class Names(Table):
                 return False
         if config.DURABLE.get():
             self.sync_to_disk(before)
-        if self.version() % COMPACT_EVERY == 0:
-            compact(self)
+        if self.version() % maintain.COMPACT_EVERY == 0:
+            maintain.compact(self)
         return True
 
     def _is_in(self, number: int, hlc: int, writer: str) -> bool:
