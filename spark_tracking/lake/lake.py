@@ -104,7 +104,7 @@ class Lake:
         """The entity, with every change that was acknowledged before this call; None where there is none.
 
         Args:
-            kind: one of `lake.state`'s table.
+            kind: one of `kinds.state`'s table.
             points: whether its metrics are wanted, which costs more the more there are; a writer's look needs none.
         """
         with self._lock:

@@ -1,6 +1,6 @@
 """Rows that a log has lost and that the lake still holds elsewhere: in files without a commit, in journals, in derived rows.
 
-A log is a set that only grows (see `lake.state`), so a row that comes back twice does no harm, and one is lost only if it is
+A log is a set that only grows (see `kinds.state`), so a row that comes back twice does no harm, and one is lost only if it is
 nowhere in the log and its run or model was not purged.
 """
 
