@@ -117,10 +117,10 @@ def unreadable_path(uri: str) -> str | None:
     return f"there is a {found[0]!r} in '{uri}', which delta-rs misreads" if found else None
 
 
-def _table(uri: str, **options: Any) -> DeltaTable:
+def _table(uri: str, version: int | None = None) -> DeltaTable:
     if reason := unreadable_path(uri):
         raise InvalidState(f"The table '{uri}' cannot be read without Spark: {reason}. Move it to another folder.")
-    return DeltaTable(uri, **options)
+    return DeltaTable(uri, version=version)
 
 
 def snapshot(uri: str, version: int | None = None) -> Snapshot:
@@ -138,7 +138,7 @@ def snapshot(uri: str, version: int | None = None) -> Snapshot:
         6497
     """
     try:
-        table = _table(uri, version=version)
+        table = _table(uri, version)
     except TableNotFoundError as error:
         raise NotFound(f"There is no Delta table at '{uri}'.") from error
     protocol, metadata, schema = table.protocol(), table.metadata(), table.schema()
@@ -202,7 +202,7 @@ def changes(uri: str, after: int, upto: int) -> Changes:
 def newest_version(uri: str | None) -> int | None:
     """A table's newest version; None if this client cannot read its log."""
     try:
-        return None if uri is None else _table(uri, without_files=True).version()
+        return None if uri is None else _table(uri).version()
     except Exception:  # a feature, a credential, the network: whoever asks has another way
         return None
 
