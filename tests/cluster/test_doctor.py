@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import mlflow
 import pytest
 from click.testing import CliRunner
+from mlflow.entities import Run, ViewType
 
 import spark_tracking
 from spark_tracking.cli.doctor import doctor as command
@@ -37,12 +38,26 @@ def test_a_healthy_server_is_read_and_written_and_the_probe_is_gone(server: str)
     mlflow.set_tracking_uri(server)
     assert [finding.level for finding in findings("read", read_only=False) + findings("write", read_only=False)] == [OK, OK]
     assert not mlflow.search_runs(["0"], filter_string="tags.spark_tracking.doctor = 'true'", output_format="list")
+    assert len(probes(ViewType.ALL)) == 1, "a server cannot forget it, so each look takes the same one"
+
+
+def probes(view: int) -> list[Run]:
+    return list(mlflow.MlflowClient().search_runs(["0"], "tags.`spark_tracking.doctor` = 'true'", view))
+
+
+@pytest.mark.parametrize("uri", ["delta://foo", "s3://bucket/lake", "delta://u:hush@foo"])
+def test_an_address_that_cannot_be_right_is_not_blamed_on_the_network(uri: str) -> None:
+    mlflow.set_tracking_uri(uri)
+    (finding,) = findings("read")
+    assert finding.level == ERROR and "Correct the tracking URI" in finding.fix and "hush" not in str(finding)
+    assert uri.startswith("delta") or "delta+s3://bucket/lake" in finding.text
 
 
 def test_a_lake_is_read_and_written(lake_uri: str) -> None:
     mlflow.set_tracking_uri(lake_uri)
     mlflow.search_experiments()
     assert [finding.level for finding in findings("read", read_only=False) + findings("write", read_only=False)] == [OK, OK]
+    assert not probes(ViewType.ALL)
 
 
 def test_a_lake_that_is_not_there_is_said_and_looking_does_not_make_it(lake_uri: str, tmp_path: Path) -> None:
