@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast
 
 from spark_tracking.errors import InvalidInput, InvalidState
@@ -204,47 +204,45 @@ def _merge(spark: SparkSession, work: Work, scored: DataFrame) -> Callable[[], d
         if not work.target.exists:  # only now, so that a job that fails leaves no empty table
             _make(spark, work, scored.schema)
         scored.createOrReplaceTempView(view)
-        with beside(spark) as own:
-            own.conf.set("spark.databricks.delta.commitInfo.userMetadata", work.user_metadata("udf"))
-            if work.app_id:
-                own.conf.set("spark.databricks.delta.write.txnAppId", work.app_id)
-                own.conf.set("spark.databricks.delta.write.txnVersion", str(work.app_version))
-            merge = f"MERGE INTO {work.target.sql} AS target USING {view} AS source ON {same} "
-            for last in [*[False] * (_MERGES - 1), True]:
-                try:
-                    own.sql(merge + "WHEN MATCHED THEN UPDATE SET * WHEN NOT MATCHED THEN INSERT *").collect()
-                    break
-                except Exception as error:
-                    if last or not _conflicts(error) or incremental.is_done(work):
-                        raise
+        settings = {"spark.databricks.delta.commitInfo.userMetadata": work.user_metadata("udf")}
+        if work.app_id:
+            settings["spark.databricks.delta.write.txnAppId"] = work.app_id
+            settings["spark.databricks.delta.write.txnVersion"] = str(work.app_version)
+        merge = f"MERGE INTO {work.target.sql} AS target USING {view} AS source ON {same} "
+        for last in [*[False] * (_MERGES - 1), True]:
+            try:
+                sql_beside(spark, settings, merge + "WHEN MATCHED THEN UPDATE SET * WHEN NOT MATCHED THEN INSERT *")
+                break
+            except Exception as error:
+                if last or not _conflicts(error) or incremental.is_done(work):
+                    raise
     finally:
         spark.catalog.dropTempView(view)
         scored.unpersist()
     return lambda: counts
 
 
-@contextmanager
-def beside(spark: SparkSession) -> Iterator[SparkSession]:
-    """A session with all that this one has now (settings, views, functions, files), whose own settings reach no one else.
+def sql_beside(spark: SparkSession, settings: Mapping[str, str], statement: str) -> None:
+    """Run a statement in a session that has what this one has now (settings, views, functions, files) and settings that reach no other.
 
     Raises:
-        InvalidState: this Spark cannot make one.
+        InvalidState: this Spark cannot make such a session.
     """
-    from pyspark.sql import SparkSession as Classic
-
-    if not is_connect(spark):
-        yield Classic(spark.sparkContext, spark._jsparkSession.cloneSession())
-        return
+    connect = is_connect(spark)
     try:
-        own: Any = cast(Any, spark).cloneSession()  # of Connect's class alone
-    except Exception as error:  # Spark before 4.1 has none; a server may refuse
+        # The bare JVM's: a session object of PySpark would take over `rdd.toDF()` of the whole process, settings and all.
+        own: Any = cast(Any, spark).cloneSession() if connect else spark._jsparkSession.cloneSession()
+    except Exception as error:  # Spark Connect before 4.1 has none; a server may refuse
         raise InvalidState(
             "mode='merge' needs a session of its own, which Spark Connect has from 4.1 on. Use a newer Spark, a classic session, or "
             "mode='append' or 'overwrite'."
         ) from error
     try:
-        yield own
+        for name, value in settings.items():
+            (own.conf if connect else own.conf()).set(name, value)
+        own.sql(statement)
     finally:
-        with suppress(Exception):  # it ends by itself, too
-            own.client.release_session()
-            own.client.close()
+        if connect:
+            with suppress(Exception):  # it ends by itself, too
+                own.client.release_session()
+                own.client.close()

@@ -80,7 +80,13 @@ def mixed(spark: SparkSession, model: str, source: str, folder: Path) -> None:
         commits = history(str(folder / f"t-{name}"))
         assert [commit.facts["job"].split("/")[0] for commit in commits] == [name]
         assert len(ids(spark, folder / f"t-{name}")) == rows
-    assert ids(spark, mine) == list(range(10 * len(kept)))
+    score_table(spark, model, source, str(folder / "t-a"), keep=["id"], mode="merge", keys=["id"], job="again", result_type="double")
+    frames = [spark.range(10 * len(kept), 10 * len(kept) + 10)]  # in the very thread that merged
+    if hasattr(spark, "_jsparkSession"):
+        frames.append(spark.sparkContext.parallelize([(10 * len(kept) + 10,)]).toDF("id long"))
+    for frame in frames:
+        frame.write.format("delta").mode("append").save(mine)
+    assert ids(spark, mine) == list(range(sum(10 for _ in kept) + sum(frame.count() for frame in frames)))
     assert all(commit.get("userMetadata") is None for commit in delta_files.history(mine))
     assert [spark.conf.get(f"spark.databricks.delta.{name}", None) for name in SETTINGS] == [None] * 3
     assert not [view.name for view in spark.catalog.listTables() if view.name.startswith("spark_tracking")]
