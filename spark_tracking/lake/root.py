@@ -22,8 +22,8 @@ from spark_tracking.uri import LakeUri
 
 MARKER = "lake.json"
 _OURS = {*BY_NAME, "_journal", "artifacts", MARKER, "flush.lease", "lost+found", storage.SET_ASIDE}
-_UNNAMEABLE = re.compile(r"%[0-9A-Fa-f]{2}|[\\\x00-\x1f\x7f]")
-"""What delta-rs decodes once more, takes for a slash, or refuses half-way (control characters)."""
+_UNNAMEABLE = re.compile(r"%[0-9A-Fa-f]{2}|[\\\[\]^|\x00-\x1f\x7f]")
+"""What delta-rs decodes once more, takes for a slash, or fails on half-way."""
 _CLOUD_MOUNTS = ("s3fs", "rclone", "goofys", "geesefs", "blobfuse", "gcsfuse", "mountpoint-s3", "dbfs", "fuse.mount-s3")
 
 
@@ -51,8 +51,8 @@ def _refuse_unnameable(path: str) -> None:
     found = _UNNAMEABLE.search(path)
     if found:
         raise InvalidUri(
-            f"A lake cannot lie at {path!r}: Delta's library takes {found.group()!r} in a path for something else (an encoded character, "
-            "a separator), and would look in another folder. Choose a path without it."
+            f"A lake cannot lie at {path!r}: Delta's library cannot handle {found.group()!r} in a path, and would fail half-way "
+            "or write to another folder. Choose a path without it."
         )
 
 

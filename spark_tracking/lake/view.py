@@ -51,6 +51,8 @@ class Partial:
         events, points: for each source (a segment, or a log by name), the position up to which this holds its news.
         blocks: metric points of journals as (segment, position, points); they wait until somebody looks.
         folded: how many of the blocks are in `entity`.
+        created: the source and position of its creation, if that is among the news.
+        stored: the derived table covers the creation: if there is no row, the thing was purged.
     """
 
     entity: Entity
@@ -58,6 +60,8 @@ class Partial:
     points: dict[str, int] = field(default_factory=dict)
     blocks: list[tuple[str, int, PackedBlock]] = field(default_factory=list)
     folded: int = 0
+    created: tuple[str, int] | None = None
+    stored: bool = False
 
     def fold(self) -> Entity:
         """The news with all points folded in."""
@@ -131,7 +135,6 @@ class View:
         self._whole.clear()
         for log in self.logs.values():
             log.seen = log.update()
-            self._commits[log.spec.name].clear()
             self._clock.observe(log.max_of("hlc"))
         self._follow_segments()
         self._read_journals()
@@ -152,12 +155,17 @@ class View:
     def _follow_segments(self) -> None:
         """Begin reading each journal behind what the logs have of it, also where it had been read further before."""
         self._journal.forget()
+        covered = {name: min(self.watermark(kind, name) for kind in self.bases) for name in self.logs}
+        for name, log in self.logs.items():
+            self._commits[name] = [commit for commit in log.commits(covered[name]) if commit.version <= log.seen]
+        later = {name: {segment for commit in commits for segment in commit.transactions} for name, commits in self._commits.items()}
         for segment in self._journal.segments():
             flushed = {log.spec.name: log.transaction(segment) or 0 for log in self.logs.values()}
             self._journal.follow(segment, min(flushed.values()))
             for name, position in flushed.items():
                 self._taken[name][segment] = position
-                self._commits[name].append(Commit(self.logs[name].seen, {segment: position}, [], False))
+                if segment not in later[name]:
+                    self._commits[name].append(Commit(covered[name], {segment: position}, [], False))
 
     def poll(self, points: bool = True) -> None:
         """See everything that any process had acknowledged when this was called.
@@ -226,7 +234,7 @@ class View:
         for id in ids:
             partial = self.tail.get((kind, id))
             entity = stored.get(id)
-            if entity is None and partial is None:
+            if entity is None and (partial is None or partial.stored):
                 continue
             entity = entity or Entity(kind, id)
             if partial is not None:
@@ -261,6 +269,8 @@ class View:
         partial = self._partial(kind, id)
         partial.entity.fold(stamp, name, key, value)
         partial.events[source] = position
+        if name == "attr" and key == "created":
+            partial.created, partial.stored = (source, position), False
         whole = self._whole.get((kind, id))
         if whole is not None:
             whole.entity.fold(stamp, name, key, value)
@@ -345,6 +355,8 @@ class View:
                 partial.drop(points)
                 if not partial.blocks and _within(partial.events, events) and _within(partial.points, points):
                     del self.tail[key]
+                elif partial.created and _within(dict([partial.created]), events):
+                    partial.stored = True
         for name in self.logs:
             oldest = min(self.watermark(kind, name) for kind in self.bases)
             self._commits[name] = [c for c in self._commits[name] if c.version > oldest]
