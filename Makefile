@@ -7,6 +7,8 @@ OLDEST_SPARK := 4.0.1
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 AZURITE := $(VENV)/azurite/.installed
+# A file's tests share servers and sessions, so that files, not tests, are handed out.
+SIDE_BY_SIDE := -n 2 --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-all test-oldest check bench ui clean
@@ -22,10 +24,10 @@ ui: $(READY)    ## MLflow's web UI on the demo's lake, at http://127.0.0.1:5000
 	@$(BIN)/spark-tracking ui $(LAKE) --port $(PORT)
 
 test: $(READY) $(AZURITE) ## the tests, without the slow ones (minutes)
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest $(SIDE_BY_SIDE)
 
 test-all: $(READY) $(AZURITE) ## all tests, with the slow ones, and the sources on the oldest Spark
-	@$(BIN)/python -m pytest -m "slow or not slow"
+	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "slow or not slow"
 	@$(MAKE) test-oldest
 
 test-oldest: $(READY) ## the sources on the oldest Spark, classic and Connect (2 minutes; all versions: tests/sources/matrix.sh)
