@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -144,3 +145,25 @@ def test_a_server_that_is_not_there_is_unavailable(filled: str) -> None:
     head, _, tail = filled.rpartition(":")
     with pytest.raises(Unavailable, match="cannot be read"):
         read("runs", tracking_uri=f"{head}:1/{tail.split('/')[1]}")
+
+
+def test_no_password_of_a_source_is_in_a_lake_that_mirrors_it_or_in_a_process_list(filled: str, tmp_path: Path) -> None:
+    script = "import os, sys; from spark_tracking import sync; print(sync(os.environ['SOURCE_URI'], sys.argv[1]))"
+    syncing = subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path / "mirror")],
+        env={**os.environ, "SOURCE_URI": filled},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    listed = ""
+    while syncing.poll() is None:
+        listed += subprocess.run(["ps", "-eo", "args"], check=True, capture_output=True, text=True).stdout
+        time.sleep(0.1)
+    assert syncing.stdout is not None
+    said = syncing.stdout.read()
+    assert syncing.returncode == 0, said
+    assert "s3cret" not in listed + said
+    stored = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert stored
+    assert not [path for path in stored if b"s3cret" in path.read_bytes()]
