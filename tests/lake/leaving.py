@@ -78,6 +78,7 @@ def interrupted(uri: str) -> None:
         time.sleep(random.uniform(0.0, 0.3))
         os.kill(os.getpid(), signal.SIGINT)
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs inherit that it is ignored
     threading.Thread(target=interrupt, daemon=True).start()
     while True:
         mlflow.search_runs(["1"])
