@@ -97,7 +97,7 @@ class Kind:
     @cached_property
     def filters(self) -> dict[str, str]:
         """The columns by what MLflow's filters and orders call them."""
-        told = {name: c.name for c in self.columns for name in (c.mlflow, *c.filters)}
+        told = {name: c.name for c in self.columns if c.in_class for name in (c.mlflow, *c.filters)}
         return told | {column.name: column.name for column in self.columns}
 
     @cached_property

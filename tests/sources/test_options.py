@@ -27,7 +27,7 @@ LAKE = "delta:///lake"
         ({"filter": "params.a = 'x AND y' AND metrics.b"}, "does not parse at position 26: metrics.b"),
         ({"tracking_uri": "delta:///no/lake/here"}, "There is no lake at '/no/lake/here'"),
         ({"tracking_uri": "http://127.0.0.1:9"}, "http://127.0.0.1:9 did not answer"),
-        ({"tracking_uri": "sqlite:////no/such.db"}, "The database sqlite:////no/such.db cannot be read"),
+        ({"tracking_uri": "sqlite:////no/such.db"}, "There is no database file '/no/such.db'"),
         ({"tracking_uri": "postgresql://me:hunter2@h/db"}, "options can be seen in plans"),
         ({"tracking_uri": "ftp://h"}, "MLflow knows no tracking server for 'ftp://h'"),
         ({"owner": "me"}, "Make a view instead"),

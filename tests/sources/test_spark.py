@@ -116,7 +116,7 @@ def test_use_again_moves_the_session_to_another_server(
     assert experiment(spark).count() == 2
     other = f"sqlite:///{tmp_path / 'other.db'}"
     log_runs(other, "0", range(3))
-    st.use(spark, other)
+    st.use(spark, other, experiment_id="0")
     assert experiment(spark).count() == 3
 
 
