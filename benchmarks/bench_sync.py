@@ -28,7 +28,7 @@ from tests.servers import mlflow_server
 
 POINTS_A_METRIC = 10
 _CHILD = (
-    "import json, resource, sys, time; from spark_tracking.sync import sync; begin = time.perf_counter(); r = sync(*sys.argv[1:3]); "
+    "import json, resource, sys, time; from spark_tracking.mirror import sync; begin = time.perf_counter(); r = sync(*sys.argv[1:3]); "
     "print(json.dumps([time.perf_counter() - begin, r.wrote, r.points, len(r.failures), "
     "resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024]))"
 )

@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from spark_tracking.jobs.doctor import doctor as doctor
     from spark_tracking.jobs.first_cell import use as use
     from spark_tracking.jobs.session import local_spark as local_spark
+    from spark_tracking.mirror import sync as sync
     from spark_tracking.readers import read as read
     from spark_tracking.scoring import score_table as score_table
     from spark_tracking.scoring import score_udf as score_udf
     from spark_tracking.store.deletion import delete_run as delete_run
-    from spark_tracking.sync import sync as sync
 
 __version__ = "0.1.0"
 
@@ -38,7 +38,7 @@ _HOMES = {
     "score_table": "spark_tracking.scoring",
     "score_udf": "spark_tracking.scoring",
     "delete_run": "spark_tracking.store.deletion",
-    "sync": "spark_tracking.sync",
+    "sync": "spark_tracking.mirror",
 }
 
 _NEEDS = {"local_spark": ("pyspark", "delta"), "score_table": ("pandas",), "score_udf": ("pandas",)}

@@ -8,12 +8,12 @@ from typing import Any
 
 from spark_tracking.callable_module import make_callable
 from spark_tracking.errors import Unavailable
-from spark_tracking.sync import SyncResult
-from spark_tracking.sync import sync as sync_once
+from spark_tracking.mirror import SyncResult
+from spark_tracking.mirror import sync as sync_once
 
 
 def sync(source: str, target: str, **options: Any) -> SyncResult:
-    """Bring a tracking server's runs and models into a lake or a server, once; see `spark_tracking.sync.sync` for the options.
+    """Bring a tracking server's runs and models into a lake or a server, once; see `spark_tracking.mirror.sync` for the options.
 
     Example:
         >>> sync("http://mlflow:5000", "delta:///shared/lake", artifacts="copy").ok

@@ -19,8 +19,8 @@ from spark_tracking.cluster.findings import OK, Finding
 from spark_tracking.destination import Destination
 from spark_tracking.errors import InvalidInput, SparkTrackingError
 from spark_tracking.masking import masked, without_secrets
+from spark_tracking.mirror.result import SyncResult
 from spark_tracking.sources.options import Defaults, parse_options
-from spark_tracking.sync.result import SyncResult
 from spark_tracking.uri import LakeUri
 
 PLACES = (

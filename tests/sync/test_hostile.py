@@ -24,9 +24,9 @@ from spark_tracking.errors import InvalidInput, NotFound, PermissionRefused, Una
 from spark_tracking.lake import Lake
 from spark_tracking.lake.system_tables import NAMES
 from spark_tracking.lake.tables import BY_NAME
+from spark_tracking.mirror import sync
 from spark_tracking.readers import artifacts
 from spark_tracking.store.purge import purge_deleted
-from spark_tracking.sync import sync
 from tests.sync.conftest import T0
 
 Answer = dict[str, Any]

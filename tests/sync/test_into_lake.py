@@ -5,7 +5,7 @@ from __future__ import annotations
 from mlflow.entities import Metric
 from mlflow.tracking import MlflowClient
 
-from spark_tracking.sync import sync
+from spark_tracking.mirror import sync
 from tests.sync.conftest import T0, shown
 
 
@@ -113,7 +113,7 @@ def test_a_lake_into_another_lake(database: str, lake_uri: str, tmp_path) -> Non
 
 
 def test_an_unchanged_lake_is_neither_listed_nor_written(database: str, lake_uri: str, tmp_path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
-    from spark_tracking.sync.source import Source
+    from spark_tracking.mirror.source import Source
 
     second = f"delta://{tmp_path / 'second'}"
     sync(database, lake_uri)

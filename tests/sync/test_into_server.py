@@ -14,8 +14,8 @@ from mlflow.entities import Dataset, DatasetInput, Metric
 from mlflow.tracking import MlflowClient
 
 from spark_tracking.errors import InvalidInput
-from spark_tracking.sync import server as servers
-from spark_tracking.sync import sync
+from spark_tracking.mirror import server as servers
+from spark_tracking.mirror import sync
 from spark_tracking.uri import LakeUri
 from tests.servers import mlflow_server
 from tests.sync.conftest import T0, portable
@@ -243,7 +243,7 @@ def test_answers_that_are_lost_after_the_work_was_done_make_nothing_twice(family
     assert len(lost) >= 4
 
 
-_SYNC = "import sys; from spark_tracking.sync import sync; r = sync(sys.argv[1], sys.argv[2], models='none'); sys.exit(not r.ok)"
+_SYNC = "import sys; from spark_tracking.mirror import sync; r = sync(sys.argv[1], sys.argv[2], models='none'); sys.exit(not r.ok)"
 
 
 def test_two_syncs_at_once_make_each_thing_once(database: str, target: str) -> None:
@@ -269,7 +269,7 @@ class Killer:
         self.process: subprocess.Popen[bytes] | None = None
 
     def run(self, source: str) -> int:
-        code = "import spark_tracking.sync.server as s; s.LOCK_STALE_SECONDS = 1.5; s.LOCK_BEAT_SECONDS = 0.5\n"
+        code = "import spark_tracking.mirror.server as s; s.LOCK_STALE_SECONDS = 1.5; s.LOCK_BEAT_SECONDS = 0.5\n"
         with self._proxy:
             self.process = subprocess.Popen([sys.executable, "-c", code + _SYNC.replace("none", "all"), source, self._proxy.url])
             return self.process.wait(120)

@@ -13,8 +13,8 @@ import pytest
 from mlflow.entities import Metric
 from mlflow.tracking import MlflowClient
 
+from spark_tracking.mirror import histories, sync
 from spark_tracking.readers import rest
-from spark_tracking.sync import histories, sync
 from tests.servers import mlflow_server
 from tests.sync.conftest import T0, shown, write_history
 from tests.sync.proxy import Proxy

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from spark_tracking.sync import sync
+from spark_tracking.mirror import sync
 from tests.sync.conftest import T0, shown, write_history
 
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from spark_tracking.kinds.catalog import EXPERIMENT
 from spark_tracking.kinds.shapes import Registers
 from spark_tracking.lake import Entity, Event, Lake
-from spark_tracking.sync.registers import OWNER, Row, changes, marks, split_marks
-from spark_tracking.sync.source import Source
+from spark_tracking.mirror.registers import OWNER, Row, changes, marks, split_marks
+from spark_tracking.mirror.source import Source
 
 ORIGIN = ("sync", "id")
 """The register that says which experiment of its source a lake's experiment is."""

@@ -20,10 +20,10 @@ from spark_tracking.errors import NotFound, SparkTrackingError
 from spark_tracking.kinds.catalog import EXPERIMENT, LOGGED_MODEL, RUN
 from spark_tracking.kinds.shapes import Registers, milliseconds
 from spark_tracking.lake import Event
-from spark_tracking.sync import points
-from spark_tracking.sync.bookmarks import Bookmark, Bookmarks, packed, unpacked
-from spark_tracking.sync.copying import RUNS_AT_ONCE, Copying, base_of, chunks, unspooled
-from spark_tracking.sync.registers import (
+from spark_tracking.mirror import points
+from spark_tracking.mirror.bookmarks import Bookmark, Bookmarks, packed, unpacked
+from spark_tracking.mirror.copying import RUNS_AT_ONCE, Copying, base_of, chunks, unspooled
+from spark_tracking.mirror.registers import (
     Row,
     changes,
     entity,
@@ -31,10 +31,10 @@ from spark_tracking.sync.registers import (
     marks,
     split_marks,
 )
-from spark_tracking.sync.result import Progress, SyncResult, Wanted
-from spark_tracking.sync.server import ARTIFACTS, MARK, ORIGIN, PARENT, Server, dataset, metric, pairs
-from spark_tracking.sync.server_registry import ServerRegistry
-from spark_tracking.sync.source import Source
+from spark_tracking.mirror.result import Progress, SyncResult, Wanted
+from spark_tracking.mirror.server import ARTIFACTS, MARK, ORIGIN, PARENT, Server, dataset, metric, pairs
+from spark_tracking.mirror.server_registry import ServerRegistry
+from spark_tracking.mirror.source import Source
 
 PARENT_TAG = "mlflow.parentRunId"
 

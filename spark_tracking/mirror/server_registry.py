@@ -10,13 +10,13 @@ from spark_tracking.kinds.catalog import MODEL_VERSION, REGISTERED_MODEL
 from spark_tracking.kinds.shapes import Registers
 from spark_tracking.kinds.state import Entity
 from spark_tracking.lake import Event
-from spark_tracking.sync.bookmarks import Bookmark, Bookmarks
-from spark_tracking.sync.copying import base_of
-from spark_tracking.sync.registers import Row, changes, entity, marks, split_marks
-from spark_tracking.sync.registry import MODEL, TABLES, VERSION, Expect, listed, listings
-from spark_tracking.sync.result import SyncResult, Wanted
-from spark_tracking.sync.server import ORIGIN, Server, pairs
-from spark_tracking.sync.source import Source
+from spark_tracking.mirror.bookmarks import Bookmark, Bookmarks
+from spark_tracking.mirror.copying import base_of
+from spark_tracking.mirror.registers import Row, changes, entity, marks, split_marks
+from spark_tracking.mirror.registry import MODEL, TABLES, VERSION, Expect, listed, listings
+from spark_tracking.mirror.result import SyncResult, Wanted
+from spark_tracking.mirror.server import ORIGIN, Server, pairs
+from spark_tracking.mirror.source import Source
 
 _PASSED = "The target's '{}' has passed version {}, which was deleted there; numbers do not come back."
 _SCHEMES = {"runs": "run", "models": "logged_model"}

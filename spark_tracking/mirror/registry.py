@@ -8,10 +8,10 @@ from typing import Any
 from spark_tracking.kinds.catalog import MODEL_VERSION, REGISTERED_MODEL
 from spark_tracking.kinds.shapes import Registers
 from spark_tracking.lake import Entity, Event, Lake
-from spark_tracking.sync.bookmarks import Bookmark, Bookmarks
-from spark_tracking.sync.registers import OWNER, Row, changes, marks, split_marks
-from spark_tracking.sync.result import SyncResult, Wanted
-from spark_tracking.sync.source import Source
+from spark_tracking.mirror.bookmarks import Bookmark, Bookmarks
+from spark_tracking.mirror.registers import OWNER, Row, changes, marks, split_marks
+from spark_tracking.mirror.result import SyncResult, Wanted
+from spark_tracking.mirror.source import Source
 
 MODEL, VERSION = "registered_model", "model_version"
 TABLES = {MODEL: "registered_models_latest", VERSION: "model_versions_latest"}

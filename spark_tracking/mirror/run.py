@@ -7,9 +7,9 @@ from datetime import date, datetime
 
 from spark_tracking.errors import InvalidInput, InvalidUri
 from spark_tracking.masking import masked
+from spark_tracking.mirror.result import ARTIFACT_MODES, Progress, SyncResult, Wanted
+from spark_tracking.mirror.source import Source
 from spark_tracking.readers.query import milliseconds
-from spark_tracking.sync.result import ARTIFACT_MODES, Progress, SyncResult, Wanted
-from spark_tracking.sync.source import Source
 from spark_tracking.uri import LakeUri
 
 
@@ -71,11 +71,11 @@ def sync(
     reading = Source(source, source_name, requests_per_second, requests_at_once)
     reading.reader.ping()
     if into_server:
-        from spark_tracking.sync.into_server import IntoServer
-        from spark_tracking.sync.server import Server
+        from spark_tracking.mirror.into_server import IntoServer
+        from spark_tracking.mirror.server import Server
 
         return IntoServer(reading, Server(target, requests_per_second, requests_at_once), wanted, told).sync()
-    from spark_tracking.sync.into_lake import IntoLake
+    from spark_tracking.mirror.into_lake import IntoLake
 
     if reading.uri == target_uri:
         raise InvalidInput(f"'{source}' is both source and target. Name another lake.")

@@ -19,9 +19,9 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from spark_tracking.errors import InvalidInput, NotFound, PermissionRefused, SparkTrackingError, Unavailable
-from spark_tracking.sync.registers import Row
-from spark_tracking.sync.registry import LOCK
-from spark_tracking.sync.source import Source
+from spark_tracking.mirror.registers import Row
+from spark_tracking.mirror.registry import LOCK
+from spark_tracking.mirror.source import Source
 
 _log = logging.getLogger(__name__)
 ORIGIN = "spark_tracking.source"

@@ -14,8 +14,8 @@ from spark_tracking.readers import rest_json
 from spark_tracking.readers.schemas import TABLES
 
 if TYPE_CHECKING:
-    from spark_tracking.sync.registers import Row
-    from spark_tracking.sync.source import Source
+    from spark_tracking.mirror.registers import Row
+    from spark_tracking.mirror.source import Source
 
 RUNS_A_REQUEST = 100
 POINTS_A_REQUEST = 25_000

@@ -15,14 +15,14 @@ from spark_tracking.errors import LakeFormatError
 from spark_tracking.kinds.catalog import LOGGED_MODEL, RUN
 from spark_tracking.kinds.shapes import Registers
 from spark_tracking.lake import Entity, Event, Lake, MetricBlock
-from spark_tracking.sync import points
-from spark_tracking.sync.bookmarks import Bookmark, Bookmarks
-from spark_tracking.sync.copying import RUNS_AT_ONCE, Copying, base_of, chunks
-from spark_tracking.sync.experiments import Experiments
-from spark_tracking.sync.registers import OWNER, Row, changes, mark, marks, split_marks
-from spark_tracking.sync.registry import Registry
-from spark_tracking.sync.result import Progress, SyncResult, Wanted
-from spark_tracking.sync.source import Source
+from spark_tracking.mirror import points
+from spark_tracking.mirror.bookmarks import Bookmark, Bookmarks
+from spark_tracking.mirror.copying import RUNS_AT_ONCE, Copying, base_of, chunks
+from spark_tracking.mirror.experiments import Experiments
+from spark_tracking.mirror.registers import OWNER, Row, changes, mark, marks, split_marks
+from spark_tracking.mirror.registry import Registry
+from spark_tracking.mirror.result import Progress, SyncResult, Wanted
+from spark_tracking.mirror.source import Source
 
 POINTS_A_RECORD = 50_000
 EVENTS_A_RECORD = 20_000

@@ -22,6 +22,9 @@ from spark_tracking.kinds.lake_sql import one_of
 from spark_tracking.lake import Lake
 from spark_tracking.lake.system_tables import NAMES, SystemTables
 from spark_tracking.masking import without_secrets
+from spark_tracking.mirror import histories
+from spark_tracking.mirror.fingerprint import DIGEST_BYTES
+from spark_tracking.mirror.registers import Row
 from spark_tracking.readers.base import Reader
 from spark_tracking.readers.folder import FolderReader
 from spark_tracking.readers.lake import LakeReader
@@ -32,9 +35,6 @@ from spark_tracking.readers.rest_http import Http
 from spark_tracking.readers.schemas import TABLES
 from spark_tracking.readers.sql import Database
 from spark_tracking.readers.system_tables import SystemTablesReader
-from spark_tracking.sync import histories
-from spark_tracking.sync.fingerprint import DIGEST_BYTES
-from spark_tracking.sync.registers import Row
 from spark_tracking.uri import LakeUri, is_lake_uri, is_plain_id
 
 REQUESTS_AT_ONCE = 4
