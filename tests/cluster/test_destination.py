@@ -50,7 +50,8 @@ def test_each_kind_of_destination_is_recognised(text: str, kind: str, uri: str) 
     ("text", "hint"),
     [
         ("adbazureml://westeurope.api.azureml.ms/x", "retired"),
-        ("azureml://westeurope.api.azureml.ms/mlflow/v1.0/subscriptions/not-a-guid", "az ml workspace show"),
+        ("azureml://westeurope.api.azureml.ms/mlflow/v1.0/subscriptions/not-a-guid", "its subscription 'not-a-guid' is no GUID"),
+        ("azureml://westeurope.api.azureml.ms/mlflow/v1.0/workspaces/ws-1", "its form is another. Expected azureml://<region>"),
         ("http://", "names no host"),
         ("http://host:port", "names no host"),
         ("http://a b", "blank"),

@@ -1,6 +1,6 @@
-"""The sources on one kind of Spark, as a program: python tests/sources/modes.py classic|cluster|connect|bare
+"""The sources on one kind of Spark, as a program: python tests/sources/modes.py classic|cluster|connect|bare|poor
 
-`bare` is a Connect server whose Python has not got this package.
+`bare` is a Connect server whose Python has not got this package, `poor` one whose Python has not even what Spark needs.
 
 What each kind must do: find the sources by itself, follow `use`, see new runs on the same DataFrame, read in several tasks,
 tell mistakes before a task runs, keep credentials out of sight. Used by tests and by matrix.sh, which varies Spark's version.
@@ -25,8 +25,9 @@ def main(mode: str) -> None:
     for uri, count in ((first, 4), (second, 2)):
         log(uri, count)
     os.environ["MLFLOW_TRACKING_URI"] = first  # what Spark's processes see from the start
-    if mode == "bare":
-        check_bare(first)
+    if mode in ("bare", "poor"):
+        (check_bare if mode == "bare" else check_poor)(first)
+        print(f"ok: {mode}")
         return
     spark = session(mode)
     os.environ["MLFLOW_TRACKING_URI"] = second  # what they do not see
@@ -77,15 +78,9 @@ def check(spark, mode: str, first: str, second: str) -> None:
 def check_bare(uri: str) -> None:
     """Nothing is found until `use` sends the package."""
     import sysconfig
-    import venv
-    from pathlib import Path
 
-    python = tempfile.mkdtemp()
-    venv.create(python, symlinks=True)
-    purelib = next(Path(python).glob("lib/*/site-packages"))
     # This environment's packages, but not its .pth files, by which an editable install is found.
-    (purelib / "others.pth").write_text(sysconfig.get_path("purelib"))
-    spark = session("connect", f"{python}/bin/python")
+    spark = session("connect", new_python(sysconfig.get_path("purelib")))
     try:
         import spark_tracking as st
 
@@ -96,7 +91,33 @@ def check_bare(uri: str) -> None:
         assert spark.read.format("mlflow-experiment").load().count() == 5
     finally:
         spark.stop()
-    print("ok: bare")
+
+
+def check_poor(uri: str) -> None:
+    """`use` says what is wrong with the server's Python, where Spark would say it at the first read, and in pages."""
+    spark = session("connect", new_python())
+    try:
+        import spark_tracking as st
+
+        st.use(spark, uri)
+        said = ""
+    except st.errors.InvalidState as error:
+        said = str(error)
+    finally:
+        spark.stop()
+    assert said.startswith("The Spark Connect server's workers cannot run this process's Python: "), said
+    assert "pyarrow" in said.lower() and f"set PYSPARK_PYTHON to a Python {sys.version_info[0]}.{sys.version_info[1]}" in said, said
+
+
+def new_python(packages: str = "") -> str:
+    """A Python that has the packages of a folder alone."""
+    import venv
+    from pathlib import Path
+
+    python = tempfile.mkdtemp()
+    venv.create(python, symlinks=True)
+    (next(Path(python).glob("lib/*/site-packages")) / "others.pth").write_text(packages)
+    return f"{python}/bin/python"
 
 
 def log(uri: str, count: int) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", ["cluster", "connect", "bare"])
+@pytest.mark.parametrize("mode", ["cluster", "connect", "bare", "poor"])
 def test_the_sources_work_on_every_kind_of_spark(mode: str) -> None:
     program = Path(__file__).with_name("modes.py")
     done = subprocess.run([sys.executable, str(program), mode], check=False, capture_output=True, text=True, timeout=500)

@@ -240,6 +240,21 @@ starts_at_once() {
   [ -z "$(grep -r hush "$ROOT")" ]
 }
 
+@test "a package's signed URL is in nobody's process list, and in no output" {
+  "$SPARK_TRACKING_PYTHON" -m venv --without-pip "$BATS_TEST_TMPDIR/bare"
+  cat >"$BATS_TEST_TMPDIR/python" <<STUB
+#!/bin/sh
+case "\$*" in *"-m pip install"*) cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' ' ' >"$BATS_TEST_TMPDIR/processes"; exit 1 ;; esac
+exec "$BATS_TEST_TMPDIR/bare/bin/python" "\$@"
+STUB
+  chmod +x "$BATS_TEST_TMPDIR/python"
+  SPARK_TRACKING_PYTHON=$BATS_TEST_TMPDIR/python
+  SPARK_TRACKING_PACKAGE='https://127.0.0.1:9/spark_tracking-0.1.0-py3-none-any.whl?sig=hush' run "$SCRIPT"
+  [[ "$output" != *hush* ]]
+  grep -q -- '-m pip install' "$BATS_TEST_TMPDIR/processes"
+  [ -z "$(grep -o hush "$BATS_TEST_TMPDIR/processes")" ]
+}
+
 @test "nothing to install: a start takes less than two seconds" {
   export SPARK_TRACKING_PACKAGE=spark-tracking
   before=$(date +%s%N)

@@ -11,11 +11,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 
 from spark_tracking.errors import InvalidSetting, LakeError, LakeReadOnly
-from spark_tracking.lake import Lake, object_storage, storage, view
+from spark_tracking.lake import Event, Lake, object_storage, storage, view
 from spark_tracking.lake.tables import METRICS_LOG
 from spark_tracking.masking import masked
+from spark_tracking.store.purge import purge_deleted
 from tests.lake.making import points, run_created, see_late_what_came_while_it_only_wrote, tag, what
 from tests.lake.object_store.emulators import ACCOUNT_KEY, Emulator, objects, start_s3
 
@@ -325,6 +327,32 @@ def test_tables_are_compacted_vacuumed_and_rebuilt_beside_a_writer(cloud_lake: L
         cloud_lake.rebuild()
     assert output(writer)[-1] == "39"
     assert steps(cloud_lake, "r1") == list(range(40))
+    assert cloud_lake.check().problems == []
+
+
+# -- purging -----------------------------------------------------------------------------------------------------------
+
+
+@on_azure_slowly
+@pytest.mark.parametrize(
+    "forged",
+    ["", "{root}/artifacts/0/{id}/../kept/artifacts", "{root}/artifacts/0/%2e%2e/0/kept/artifacts", "{root}/artifacts/0", "{root}"],
+)
+def test_a_purge_deletes_what_lies_in_the_runs_own_folder_and_nothing_else(cloud_lake: Lake, forged: str) -> None:
+    store, root = storage.of(cloud_lake.uri.root), cloud_lake.uri.root
+    client = MlflowClient(str(cloud_lake.uri))
+    id = client.create_run("0").info.run_id
+    others = [f"artifacts/0/{name}/artifacts/model.bin" for name in ("kept", f"{id}2", f"{id}/beside")]
+    own = [f"artifacts/0/{id}/artifacts/{name}" for name in ("model.bin", "a/b.txt", "a%2Fb ü#?.txt")]
+    for path in (*others, *own):
+        store.create(path, b"model")
+    client.delete_run(id)
+    if forged:
+        cloud_lake.write([Event("run", id, "attr", "artifact_uri", forged.format(root=root, id=id))])
+    assert purge_deleted(str(cloud_lake.uri), older_than_days=0)["run"] == [id]
+    assert Lake.open(str(cloud_lake.uri)).get("run", id) is None
+    left = {path for path in objects(root) if path.startswith("artifacts/")}
+    assert left == set(others) | (set(own) if forged else set())
     assert cloud_lake.check().problems == []
 
 
