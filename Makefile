@@ -38,8 +38,7 @@ check: $(READY) ## what needs no test run: ruff, mypy --strict, the layers (impo
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	@command -v shellcheck >/dev/null || { echo "make check needs shellcheck (on Debian or Ubuntu: apt-get install shellcheck)" >&2; exit 1; }
-	shellcheck scripts/preflight .ci/run $(wildcard init_scripts/*.sh tests/*/*.sh)
+	$(BIN)/shellcheck scripts/preflight .ci/run $(wildcard init_scripts/*.sh tests/*/*.sh)
 
 bench: $(READY) ## each speed claim against its peer, in the same run (long)
 	@for file in benchmarks/[a-z]*.py; do echo "== $$file"; $(BIN)/python "$$file" || exit 1; done

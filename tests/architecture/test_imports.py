@@ -44,6 +44,6 @@ def test_any_room_can_be_entered_first(module: str) -> None:
     assert python(code) == "imported"
 
 
-def test_importing_the_package_takes_less_than_300_ms_beyond_mlflow() -> None:
-    code = "import mlflow, time; t = time.perf_counter(); import spark_tracking; print(time.perf_counter() - t)"
+def test_importing_the_package_costs_less_than_300_ms_of_cpu_beyond_mlflow() -> None:
+    code = "import mlflow, time; t = time.process_time(); import spark_tracking; print(time.process_time() - t)"
     assert min(float(python(code)) for _ in range(3)) < 0.3

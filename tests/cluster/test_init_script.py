@@ -35,7 +35,7 @@ def test_the_script_behaves_as_its_bats_tests_say(tags: str) -> None:
 
 
 def test_the_script_is_clean_to_shellcheck() -> None:
-    done = subprocess.run([tool("shellcheck"), str(SCRIPT)], capture_output=True, text=True, check=False)
+    done = subprocess.run([Path(sys.executable).with_name("shellcheck"), SCRIPT], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
 
 
