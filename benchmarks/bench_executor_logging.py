@@ -19,7 +19,7 @@ import mlflow
 from _harness import Row, median, scratch, show
 
 import spark_tracking
-from spark_tracking.jobs.session import local_spark
+from spark_tracking.spark.local import local_spark
 from tests.servers import mlflow_server
 
 NAIVE_POINTS, OUR_POINTS = 100, 5_000  # per task: each takes seconds

@@ -71,7 +71,7 @@ def data(folder: Path, sizes: dict[str, int]) -> tuple[str, str]:
 
 def spark_of(connect: bool = False) -> Any:
     """A local Spark on all cores."""
-    from spark_tracking.jobs.session import local_spark
+    from spark_tracking.spark.local import local_spark
 
     return local_spark("bench", cores=os.cpu_count() or 2, memory="2g", connect=connect, settings=SOCKETS)
 

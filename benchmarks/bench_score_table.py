@@ -32,8 +32,8 @@ from pyspark.sql import functions as f
 from sklearn.ensemble import GradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
 
-from spark_tracking.jobs.session import local_spark
 from spark_tracking.scoring import score_table
+from spark_tracking.spark.local import local_spark
 
 CORES = 2
 ROUNDS = 3

@@ -25,8 +25,8 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as f
 from sklearn.linear_model import LinearRegression
 
-from spark_tracking.jobs.session import local_spark
 from spark_tracking.scoring import score_udf
+from spark_tracking.spark.local import local_spark
 
 NAMES = [f"x{i}" for i in range(20)]
 ROUNDS = 5

@@ -38,11 +38,11 @@ with mlflow.start_run(run_name="plain") as run:
 # MAGIC ## 3. A search in tasks
 # MAGIC
 # MAGIC Each combination is a group of `applyInPandas`, and a child run of the run below. A task that Spark tries again does not log
-# MAGIC twice. The function is `spark_tracking.jobs.fan_out.search`.
+# MAGIC twice. The function is `spark_tracking.examples.fan_out.search`.
 
 # COMMAND ----------
 
-from spark_tracking.jobs import fan_out
+from spark_tracking.examples import fan_out
 
 grid = fan_out.combinations(spark, 200)
 

@@ -3,7 +3,7 @@
 # MAGIC # spark-tracking: the whole product once
 # MAGIC
 # MAGIC Train with plain MLflow, read the runs with Spark SQL, register the best model, score a Delta table, and look at the
-# MAGIC same lake with another engine. The steps live in `spark_tracking.jobs.demo`; `make demo` runs the same.
+# MAGIC same lake with another engine. The steps live in `spark_tracking.examples.demo`; `make demo` runs the same.
 # MAGIC
 # MAGIC Needs Spark 4 (Databricks Runtime 17 or newer) with Delta, and scikit-learn.
 
@@ -20,7 +20,7 @@
 
 # COMMAND ----------
 
-from spark_tracking.jobs import demo
+from spark_tracking.examples import demo
 
 lake = demo.open_lake("demo-lake")
 

@@ -13,7 +13,7 @@
 import os
 from pathlib import Path
 
-from spark_tracking.jobs.register import register
+from spark_tracking.sources.catalog import register
 
 SCHEMA = "mlflow"
 print(register(spark, os.environ.get("LAKE", "demo-lake"), schema=SCHEMA))

@@ -15,25 +15,25 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from spark_tracking.cluster.doctor import doctor as doctor
     from spark_tracking.cluster.executors import executor_run as executor_run
     from spark_tracking.cluster.executors import executor_tracking as executor_tracking
-    from spark_tracking.jobs.doctor import doctor as doctor
-    from spark_tracking.jobs.first_cell import use as use
-    from spark_tracking.jobs.session import local_spark as local_spark
+    from spark_tracking.cluster.use import use as use
     from spark_tracking.mirror import sync as sync
     from spark_tracking.readers import read as read
     from spark_tracking.scoring import score_table as score_table
     from spark_tracking.scoring import score_udf as score_udf
+    from spark_tracking.spark.local import local_spark as local_spark
     from spark_tracking.store.deletion import delete_run as delete_run
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "doctor": "spark_tracking.jobs.doctor",
+    "doctor": "spark_tracking.cluster.doctor",
     "executor_run": "spark_tracking.cluster.executors",
     "executor_tracking": "spark_tracking.cluster.executors",
-    "use": "spark_tracking.jobs.first_cell",
-    "local_spark": "spark_tracking.jobs.session",
+    "use": "spark_tracking.cluster.use",
+    "local_spark": "spark_tracking.spark.local",
     "read": "spark_tracking.readers",
     "score_table": "spark_tracking.scoring",
     "score_udf": "spark_tracking.scoring",

@@ -4,7 +4,9 @@ for settings of ours; MLflow's own variables are MLflow's (`mlflow.environment_v
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -43,6 +45,32 @@ class Setting(Generic[T]):
             from spark_tracking.errors import InvalidSetting  # only here: it imports MLflow, which takes seconds
 
             raise InvalidSetting(f"The environment variable {self.name}='{text}' is not valid: {error}. It sets: {self.reason}.") from None
+
+
+_lock = threading.Lock()
+_blocks = 0
+_before: dict[str, str | None] = {}
+
+
+@contextmanager
+def temporary_variables(variables: Mapping[str, str]) -> Iterator[None]:
+    """Set variables while any block of this process is open (there may be several, in threads), then put back what was."""
+    global _blocks
+    with _lock:
+        for name in variables.keys() - _before.keys():
+            _before[name] = os.environ.get(name)
+        os.environ.update(variables)
+        _blocks += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _blocks -= 1
+            if not _blocks:
+                for name in [name for name, text in _before.items() if text is None]:
+                    os.environ.pop(name, None)
+                os.environ.update({name: text for name, text in _before.items() if text is not None})
+                _before.clear()
 
 
 def _positive(text: str) -> float:

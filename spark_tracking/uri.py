@@ -134,6 +134,16 @@ def is_lake_uri(text: str) -> bool:
     return text.split(":", 1)[0].lower() in SCHEMES and ":" in text
 
 
+def absolute(uri: str) -> str:
+    """A tracking URI for a process with another working directory; one that does not parse stays as it is."""
+    if is_lake_uri(uri):
+        return str(LakeUri.parse(uri))
+    head, slashes, path = uri.partition(":///")
+    if head == "sqlite" and slashes and path and not path.startswith("/"):
+        return f"sqlite:///{os.path.abspath(path)}"
+    return uri
+
+
 def _invalid(message: str) -> InvalidUri:
     from spark_tracking.errors import InvalidUri  # only here: importing MLflow costs more than a cluster's start may take
 

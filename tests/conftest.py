@@ -57,7 +57,7 @@ def lake_uri(tmp_path: Path) -> str:
 @pytest.fixture(scope="session")
 def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
     """The one local Spark of the test run: Delta, two cores, no UI, its warehouse in a scratch folder."""
-    from spark_tracking.jobs.session import local_spark
+    from spark_tracking.spark.local import local_spark
 
     warehouse = tmp_path_factory.mktemp("warehouse")
     session = local_spark("spark-tracking-tests", settings={"spark.sql.warehouse.dir": str(warehouse)})

@@ -20,8 +20,8 @@ def demo(lake: str) -> None:
       spark-tracking demo --lake /tmp/lake
     """
     require("The demo", "pyspark", "delta", "sklearn")
-    from spark_tracking.jobs.delta_jars import java
-    from spark_tracking.jobs.demo import run_demo
+    from spark_tracking.examples.demo import run_demo
+    from spark_tracking.spark.delta_jars import java
 
     java()  # said before anything is made or trained
     run_demo(lake)

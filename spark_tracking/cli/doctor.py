@@ -24,7 +24,7 @@ def doctor(with_spark: bool, master: str | None, read_only: bool, as_json: bool)
       spark-tracking doctor --json --read-only
       spark-tracking doctor --spark --master spark://host:7077
     """
-    from spark_tracking.jobs.doctor import doctor as examine
+    from spark_tracking.cluster.doctor import doctor as examine
 
     report = examine(master or "" if with_spark or master else None, read_only=read_only)
     click.echo(report.to_json() if as_json else str(report))

@@ -147,9 +147,9 @@ def purge(path: str, dry_run: bool, older_than_days: float | None) -> None:
 @click.option("--keep-hours", type=click.FloatRange(min=0), default=24.0, show_default=True, help="Keep files that were in use since.")
 def maintain(path: str, dry_run: bool, as_json: bool, older_than_days: float | None, keep_hours: float) -> None:
     """All of refresh, purge, compact and vacuum, for a scheduler; what was done as a table."""
-    from spark_tracking.jobs.maintain import maintain as job
+    from spark_tracking.store.maintain import maintain as run
 
-    done = job(path, older_than_days=older_than_days, keep_hours=keep_hours, dry_run=dry_run)
+    done = run(path, older_than_days=older_than_days, keep_hours=keep_hours, dry_run=dry_run)
     click.echo(orjson.dumps(asdict(done)) if as_json else str(done))
 
 
@@ -166,16 +166,16 @@ def register(path: str, catalog: str | None, schema: str, execute: bool) -> None
       spark-tracking lake register ./lake --schema mlflow > register.sql && spark-sql -f register.sql
       spark-tracking lake register ./lake --execute
     """
-    from spark_tracking.jobs import register as job
+    from spark_tracking.sources import catalog as tables
 
     if not execute:
-        click.echo("".join(f"{statement};\n" for statement in job.statements(path, catalog, schema)), nl=False)
+        click.echo("".join(f"{statement};\n" for statement in tables.statements(path, catalog, schema)), nl=False)
         return
-    from spark_tracking.jobs.session import local_spark
+    from spark_tracking.spark.local import local_spark
 
     spark = local_spark("spark-tracking register", settings={"spark.sql.catalogImplementation": "hive"})
     try:
-        for name in job.register(spark, path, catalog, schema):
+        for name in tables.register(spark, path, catalog, schema):
             click.echo(f"{name:<40}{spark.table(name).count():>12,} rows")
     finally:
         spark.stop()

@@ -64,14 +64,16 @@ def score(
         return
     if model_uri is None or source is None or target is None:
         raise click.UsageError("Give MODEL_URI, SOURCE and TARGET, or --history TARGET.")
-    from spark_tracking.jobs.score import score as run
+    from spark_tracking.scoring import score_table
+    from spark_tracking.spark.session import running_or_local
 
-    lists = {"keep": _names(keep), "inputs": _names(inputs), "keys": _names(keys) or [], "partition_by": _names(partition_by) or []}
+    options |= {"keep": _names(keep), "inputs": _names(inputs), "keys": _names(keys) or [], "partition_by": _names(partition_by) or []}
     try:
-        after = int(since) if since and since != "last" else since
+        options["since"] = int(since) if since and since != "last" else since
     except ValueError:
         raise click.BadParameter("expected 'last' or a version number", param_hint="--since") from None
-    result = run(model_uri, source, target, since=after, **lists, **options)
+    with running_or_local("spark-tracking score") as spark:
+        result = score_table(spark, model_uri, source, target, **options)
     click.echo(json.dumps(result.to_dict()) if as_json else str(result))
 
 

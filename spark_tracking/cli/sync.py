@@ -46,14 +46,13 @@ def sync(source: str, target: str, every: float | None, as_json: bool, quiet: bo
       spark-tracking sync databricks ./lake --experiment /Users/me/churn --follow 300 --requests-per-second 5
     """
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # one bar for each file, of MLflow's
-    from spark_tracking.jobs import sync as job
+    from spark_tracking.mirror import follow, sync
 
     with _Progress(quiet or as_json or not sys.stderr.isatty()) as progress:
         arguments = {**options, "progress": progress}
         try:
-            results = iter([job.sync(source, target, **arguments)]) if every is None else job.follow(source, target, every, **arguments)
             ok = True
-            for result in results:
+            for result in [sync(source, target, **arguments)] if every is None else follow(source, target, every, **arguments):
                 progress.clear()
                 click.echo(orjson.dumps(result.as_dict()) if as_json else _table(result))
                 ok = result.ok

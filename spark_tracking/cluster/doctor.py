@@ -6,22 +6,24 @@ import base64
 import json
 import os
 import re
-import threading
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, wait
-from pathlib import Path
-from typing import TypeVar
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-from spark_tracking import config
+from spark_tracking import config, here
 from spark_tracking.cluster import experiments, place
-from spark_tracking.cluster.environment import temporary_variables
-from spark_tracking.cluster.findings import ERROR, OK, WARNING, Finding
-from spark_tracking.cluster.versions import examine_java, examine_versions
+from spark_tracking.cluster.findings import ERROR, OK, WARNING, Finding, Report
+from spark_tracking.cluster.nodes import examine_cluster, examine_executors, fingerprint_in
+from spark_tracking.cluster.patience import in_time
+from spark_tracking.cluster.versions import examine_versions
+from spark_tracking.config import temporary_variables
 from spark_tracking.destination import Destination, resolve
 from spark_tracking.errors import InvalidInput, InvalidUri, LakeFormatError, SparkTrackingError
 from spark_tracking.masking import masked
 from spark_tracking.uri import OBJECT_STORES, LakeUri, is_lake_uri
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
 
 _CREDENTIALS = {
     "server": ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_CLIENT_CERT_PATH"),
@@ -32,7 +34,23 @@ _CREDENTIALS = {
 }  # fmt: skip
 _CALL_SECONDS = "8"  # for an HTTP request
 _REACH_SECONDS = 40.0  # for all of them, and for stores that have patience of their own
-T = TypeVar("T")
+
+
+def doctor(spark: SparkSession | str | None = None, *, read_only: bool = False) -> Report:
+    """Say what tracking this process has, by which rule, whether it works, and what to do where it does not.
+
+    Args:
+        spark: a session, classic or Connect, whose executors are looked at, too; or the master to start one on ("" for the one of
+            Spark's own configuration).
+        read_only: do not create (and delete) a run to prove that we may write.
+
+    Example:
+        >>> spark_tracking.doctor(spark)                                 # doctest: +SKIP
+    """
+    findings = list(examine(read_only=read_only))
+    if spark is not None:
+        findings += examine_cluster(spark) if isinstance(spark, str) else examine_executors(spark)
+    return Report(tuple(findings))
 
 
 def examine(*, read_only: bool = False) -> Iterator[Finding]:
@@ -48,7 +66,6 @@ def examine(*, read_only: bool = False) -> Iterator[Finding]:
     yield from _credentials(kind)
     yield from _reach(kind, uri, read_only)
     yield from examine_versions()
-    yield from examine_java()
 
 
 def _kind() -> tuple[str, str]:
@@ -86,15 +103,6 @@ def _start(uri: str) -> Iterator[Finding]:
         yield Finding(OK, "start", f"The settings of the cluster's start apply ({config.ENV_FILE.get() or 'set by spark_tracking'}).")
 
 
-def fingerprint_in(path: str) -> str:
-    """Which state of the settings a file of the init script holds; '' without one."""
-    try:
-        found = re.search(r"^export SPARK_TRACKING_CONFIGURED=(\w+)$", Path(path).read_text(), re.MULTILINE)
-    except OSError:
-        return ""
-    return found[1] if found else ""
-
-
 def _tracking(uri: str) -> Iterator[Finding]:
     import mlflow
     from mlflow.tracking._model_registry import utils as registry
@@ -127,16 +135,9 @@ def _tracking(uri: str) -> Iterator[Finding]:
 
 
 def _experiment(kind: str) -> Iterator[Finding]:
-    from mlflow.tracking import fluent
-
-    for value, rule in (
-        (fluent._active_experiment_id and f"id {fluent._active_experiment_id}", "mlflow.set_experiment in this process"),
-        (os.environ.get("MLFLOW_EXPERIMENT_NAME"), "the variable MLFLOW_EXPERIMENT_NAME"),
-        (os.environ.get("MLFLOW_EXPERIMENT_ID"), "the variable MLFLOW_EXPERIMENT_ID"),
-    ):
-        if value:
-            yield Finding(OK, "experiment", f"{value}, by {rule}.")
-            return
+    if chosen := here.chosen_experiment():
+        yield Finding(OK, "experiment", f"{chosen.name or f'id {chosen.id}'}, by {chosen.rule}.")
+        return
     try:
         name = experiments.experiment_name()
     except SparkTrackingError as error:
@@ -268,27 +269,6 @@ def _probe(kind: str) -> str | None:
         if forget:
             forget(run.info.run_id)
     return str(number)
-
-
-def in_time(work: Callable[[], T], seconds: float) -> T:
-    """What `work` returns; the doctor must not hang where what it looks at does.
-
-    Raises:
-        TimeoutError: it takes longer. Its thread goes on and does not keep the process from ending.
-    """
-    future: Future[T] = Future()
-
-    def run() -> None:
-        try:
-            future.set_result(work())
-        except BaseException as error:
-            future.set_exception(error)
-
-    threading.Thread(target=run, daemon=True).start()
-    done, _ = wait([future], seconds)
-    if not done:
-        raise TimeoutError(f"no answer within {seconds:.0f} s")
-    return future.result()
 
 
 def _fix_for(error: Exception, kind: str) -> str:

@@ -8,9 +8,7 @@ import hashlib
 import os
 import shlex
 import sys
-import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from importlib.util import find_spec
 
 from spark_tracking import config
@@ -87,32 +85,6 @@ def exports(plan: Plan) -> str:
     """Lines for a POSIX shell, ending with a line break."""
     variables = {**plan.variables, config.CONFIGURED.name: fingerprint(plan.variables)}
     return "".join(f"export {name}={shlex.quote(value)}\n" for name, value in variables.items())
-
-
-_lock = threading.Lock()
-_blocks = 0
-_before: dict[str, str | None] = {}
-
-
-@contextmanager
-def temporary_variables(variables: Mapping[str, str]) -> Iterator[None]:
-    """Set variables while any block of this process is open (a fan-out may have several, in threads), then put back what was."""
-    global _blocks
-    with _lock:
-        for name in variables.keys() - _before.keys():
-            _before[name] = os.environ.get(name)
-        os.environ.update(variables)
-        _blocks += 1
-    try:
-        yield
-    finally:
-        with _lock:
-            _blocks -= 1
-            if not _blocks:
-                for name in [name for name, text in _before.items() if text is None]:
-                    os.environ.pop(name, None)
-                os.environ.update({name: text for name, text in _before.items() if text is not None})
-                _before.clear()
 
 
 def _find_region(subscription: str, group: str, workspace: str) -> str:

@@ -29,10 +29,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from spark_tracking.cluster import place
-from spark_tracking.cluster.environment import temporary_variables
 from spark_tracking.cluster.unattended import never_prompt
+from spark_tracking.config import temporary_variables
 from spark_tracking.errors import InvalidState
-from spark_tracking.readers.credentials import credentials
+from spark_tracking.here import credentials
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

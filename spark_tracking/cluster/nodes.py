@@ -2,75 +2,179 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from spark_tracking.cluster.findings import ERROR, OK, WARNING, Finding
-from spark_tracking.cluster.versions import PACKAGES
+from spark_tracking.cluster.patience import in_time
+from spark_tracking.cluster.versions import versions
+from spark_tracking.spark.ask import ask
+from spark_tracking.spark.pythons import ADVICE, python_reason, worker_problem
+from spark_tracking.spark.session import executors, open_session, see_listening
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
 
 NodeReport = dict[str, Any]
+_SPREAD_SECONDS = 0.4
+_ANSWER_SECONDS = 180
+
+
+def examine_cluster(master: str) -> list[Finding]:
+    """Start a session on a master, or on what Spark is configured for (""), and look at its executors."""
+    try:
+        see_listening(master)
+        return examine_executors(in_time(lambda: open_session("spark-tracking doctor", master), _ANSWER_SECONDS))
+    except ImportError:
+        return [
+            Finding(ERROR, "Spark", "pyspark is not installed here.", "Run the doctor where Spark is, or install spark-tracking[spark].")
+        ]
+    except Exception as error:
+        lines = [line for line in str(error).splitlines() if line.strip() and not line.startswith("An error occurred while calling")]
+        reason = (lines or [type(error).__name__])[0][:300]
+        text = f"No session on {master or 'what Spark is configured for'}: {reason}"
+        return [Finding(ERROR, "Spark", text, "Check the master's address, that it runs, and JAVA_HOME.")]
+
+
+def examine_executors(spark: SparkSession) -> list[Finding]:
+    """Look at the executors of a session, classic or Connect."""
+    if problem := worker_problem(spark):
+        return [Finding(ERROR, "executors", problem, ADVICE)]
+    try:
+        return list(_compared(spark))
+    except Exception as error:
+        if not (reason := python_reason(error)):
+            raise
+        return [Finding(ERROR, "executors", f"Spark's workers cannot run this process's Python: {reason}", ADVICE)]
+
+
+def _compared(spark: SparkSession) -> Iterator[Finding]:
+    import mlflow
+
+    report = node_reporter()
+    driver = report()
+    driver["environ"]["MLFLOW_TRACKING_URI"] = str(mlflow.get_tracking_uri())
+    expected = executors(spark)
+    seen: dict[str, NodeReport] = {}
+    try:
+        for tasks in (4, 16, 64):
+            seen |= {found["executor"]: found for found in _reports(spark, report, tasks * max(1, expected))}
+            if len(seen) >= expected:
+                break
+    except TimeoutError:
+        text = (
+            f"No executor answered within {_ANSWER_SECONDS} s: the cluster has no free resources, or its workers cannot reach this driver."
+        )
+        fix = "See the Spark master's page for free cores and memory, and the network between them."
+        yield Finding(ERROR, "executors", text, fix)
+        return
+    yield from compare(driver, seen)
+    if len(seen) < expected:
+        text = f"Only {len(seen)} of {expected} executors answered."
+        yield Finding(WARNING, "executors", text, "Run the doctor again while the cluster is idle.")
+
+
+def _reports(spark: SparkSession, report: Callable[[], NodeReport], tasks: int) -> list[NodeReport]:
+    """What nodes say; a job that no executor takes up is given up, since the doctor must not hang where the cluster does."""
+    tag = f"spark-tracking-doctor-{uuid.uuid4().hex}"
+
+    def tagged() -> list[NodeReport]:
+        spark.addTag(tag)
+        return ask(spark, report, tasks=tasks, spread=_SPREAD_SECONDS)
+
+    try:
+        return in_time(tagged, _ANSWER_SECONDS)
+    except TimeoutError:
+        spark.interruptTag(tag)
+        raise
 
 
 def node_reporter() -> Callable[[], NodeReport]:
-    """A function that describes the process it runs in, for tasks on nodes that may not have this package.
+    """A function that describes the process it runs in; it holds no secret.
 
-    It is made here, inside a function, so that cloudpickle sends it by value. It imports what it needs and holds no secret.
+    It and all that it calls are made inside functions, so that cloudpickle sends them by value to nodes without this package.
     """
-    packages = PACKAGES
+    installed, held, reach, executor = versions, fingerprint_in, _reacher(), _namer()
+    names = (
+        "MLFLOW_TRACKING_URI",
+        "MLFLOW_REGISTRY_URI",
+        "SPARK_TRACKING_EXPERIMENT",
+        "SPARK_TRACKING_CONFIGURED",
+        "SPARK_TRACKING_PROBLEM",
+    )
 
     def report() -> NodeReport:
         import os
         import platform
-        import re
-        import socket
-        import urllib.request
-        from importlib.metadata import PackageNotFoundError, version
 
-        def parent(pid: int) -> int:
-            try:
-                with open(f"/proc/{pid}/stat") as stat:
-                    return int(stat.read().rpartition(")")[2].split()[1])
-            except (OSError, ValueError, IndexError):
-                return 0
-
-        found = {"python": ".".join(platform.python_version_tuple()[:2])}
-        for name in packages:
-            try:
-                found[name] = version(name)
-            except PackageNotFoundError:
-                continue
-        names = (
-            "MLFLOW_TRACKING_URI",
-            "MLFLOW_REGISTRY_URI",
-            "SPARK_TRACKING_EXPERIMENT",
-            "SPARK_TRACKING_CONFIGURED",
-            "SPARK_TRACKING_PROBLEM",
-        )
         environ = {name: os.environ.get(name, "") for name in names}
         file = os.environ.get("SPARK_TRACKING_ENV_FILE", "")
-        held = ""
+        return {
+            "executor": executor(),
+            "environ": environ,
+            "file": file,
+            "held": held(file),
+            "unreachable": reach(environ["MLFLOW_TRACKING_URI"]),
+            "versions": {"python": ".".join(platform.python_version_tuple()[:2]), **installed()},
+        }
+
+    return report
+
+
+def _fingerprint_reader() -> Callable[[str], str]:
+    def fingerprint_in(path: str) -> str:
+        """Which state of the settings a file of the init script holds; '' without one."""
+        import re
+
         try:
-            with open(file) as text:
-                match = re.search(r"^export SPARK_TRACKING_CONFIGURED=(\w+)$", text.read(), re.MULTILINE)
-                held = match[1] if match else ""
+            with open(path) as file:
+                found = re.search(r"^export SPARK_TRACKING_CONFIGURED=(\w+)$", file.read(), re.MULTILINE)
         except OSError:
-            pass
-        reached = ""
-        if environ["MLFLOW_TRACKING_URI"].startswith("http"):
+            return ""
+        return found[1] if found else ""
+
+    return fingerprint_in
+
+
+fingerprint_in = _fingerprint_reader()
+
+
+def _reacher() -> Callable[[str], str]:
+    def reach(uri: str) -> str:
+        """Why this node does not reach a tracking server, or ''."""
+        import os
+        import urllib.request
+
+        if uri.startswith("http"):
             try:
-                urllib.request.urlopen(environ["MLFLOW_TRACKING_URI"] + "/health", timeout=8).close()
+                urllib.request.urlopen(uri + "/health", timeout=8).close()
             except urllib.request.HTTPError:
                 pass  # it answers; whether it lets us in is the driver's finding
             except OSError as error:
-                reached = type(error).__name__ + ": " + str(error)
-        elif environ["MLFLOW_TRACKING_URI"].startswith("delta:///"):
-            root = environ["MLFLOW_TRACKING_URI"][len("delta://") :]
-            reached = "" if os.access(root, os.W_OK) else f"{root} cannot be written from this node"
-        # A Python worker is a child of a daemon, which is a child of the executor's JVM.
-        executor = f"{socket.gethostname()}/{parent(os.getppid())}"
-        return {"executor": executor, "environ": environ, "file": file, "held": held, "unreachable": reached, "versions": found}
+                return type(error).__name__ + ": " + str(error)
+        elif uri.startswith("delta:///"):
+            root = uri[len("delta://") :]
+            return "" if os.access(root, os.W_OK) else f"{root} cannot be written from this node"
+        return ""
 
-    return report
+    return reach
+
+
+def _namer() -> Callable[[], str]:
+    def executor() -> str:
+        """Host and process of the executor: a Python worker is a child of a daemon, which is a child of the executor's JVM."""
+        import os
+        import socket
+
+        try:
+            with open(f"/proc/{os.getppid()}/stat") as stat:
+                jvm = int(stat.read().rpartition(")")[2].split()[1])
+        except (OSError, ValueError, IndexError):
+            jvm = 0
+        return f"{socket.gethostname()}/{jvm}"
+
+    return executor
 
 
 def compare(driver: NodeReport, executors: Mapping[str, NodeReport]) -> Iterator[Finding]:
@@ -89,9 +193,8 @@ def compare(driver: NodeReport, executors: Mapping[str, NodeReport]) -> Iterator
             here, there = driver["versions"].get(package), report["versions"].get(package)
             if here != there:
                 text = f"{name}: {package} is {there or 'missing'}, on the driver it is {here or 'missing'}."
-                yield Finding(
-                    WARNING, "executor", text, "Install the same on every node; PYSPARK_PYTHON chooses the Python of the executors."
-                )
+                fix = "Install the same on every node; PYSPARK_PYTHON chooses the Python of the executors."
+                yield Finding(WARNING, "executor", text, fix)
     wanted = driver["environ"]["MLFLOW_TRACKING_URI"]
     for uri, names in uris.items():
         if uri != wanted:

@@ -12,7 +12,7 @@ import sys
 from mlflow.tracking.context.abstract_context import RunContextProvider
 from mlflow.tracking.default_experiment.abstract_context import DefaultExperimentProvider
 
-from spark_tracking import config
+from spark_tracking import config, here
 from spark_tracking.cluster import experiments, place
 from spark_tracking.cluster.unattended import never_prompt
 
@@ -62,6 +62,7 @@ class SourceTags(RunContextProvider):
 
     def in_context(self) -> bool:
         experiments.warn_of_problem()
+        here.warn_where_spark_reads_another()
         wanted = config.TAGS.get()
         return bool(config.CONFIGURED.get()) if wanted is None else wanted
 

@@ -4,27 +4,38 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
-from collections.abc import Iterator, Mapping
-from importlib.metadata import PackageNotFoundError, requires, version
+from collections.abc import Callable, Iterator, Mapping
+from importlib.metadata import requires
 
 from spark_tracking.cluster.findings import ERROR, OK, WARNING, Finding
+from spark_tracking.errors import InvalidState
+from spark_tracking.spark.delta_jars import MIN_JAVA, found_java
 
-PACKAGES = (
-    "spark-tracking",
-    "mlflow-skinny",
-    "mlflow",
-    "pyspark",
-    "delta-spark",
-    "deltalake",
-    "datafusion",
-    "pyarrow",
-    "pandas",
-    "azureml-mlflow",
+
+def _versions_of(*names: str) -> Callable[[], dict[str, str]]:
+    def versions() -> dict[str, str]:
+        """The installed versions of what has to go together, by package. Sent by value to nodes, which may not have this module."""
+        from importlib.metadata import PackageNotFoundError, version
+
+        found = {}
+        for name in names:
+            try:
+                found[name] = version(name)
+            except PackageNotFoundError:
+                continue
+        return found
+
+    return versions
+
+
+versions = _versions_of(
+    *("spark-tracking", "mlflow-skinny", "mlflow", "pyspark", "delta-spark"),
+    *("deltalake", "datafusion", "pyarrow", "pandas", "azureml-mlflow"),
 )
 
 
 def examine_versions() -> Iterator[Finding]:
+    """Installed packages, a Databricks runtime that is too old, and Java."""
     found = versions()
     yield Finding(OK, "versions", ", ".join(f"{name} {number}" for name, number in found.items()))
     for name in ("spark-tracking", "mlflow", "delta-spark", "azureml-mlflow"):
@@ -40,17 +51,18 @@ def examine_versions() -> Iterator[Finding]:
             "can use the lake; the cluster-wide start, the Spark data sources and logging from executors do not work."
         )
         yield Finding(ERROR, "runtime", text, "Take Databricks Runtime 17.3 LTS or newer.")
+    if "pyspark" in found and not os.environ.get("SPARK_REMOTE"):
+        yield _java()
 
 
-def versions() -> dict[str, str]:
-    """The installed versions of what has to go together, by package."""
-    found = {}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
+def _java() -> Finding:
+    try:
+        _, major = found_java()
+    except InvalidState:
+        text = "No Java was found, which a classic Spark session needs."
+        return Finding(WARNING, "Java", text, "Install a JDK 17, or use Spark Connect.")
+    fits = major >= MIN_JAVA
+    return Finding(OK if fits else ERROR, "Java", f"Java {major}.", "" if fits else "PySpark 4 needs Java 17 or newer; set JAVA_HOME.")
 
 
 def unmet(name: str, installed: Mapping[str, str]) -> list[str]:
@@ -70,18 +82,3 @@ def unmet(name: str, installed: Mapping[str, str]) -> list[str]:
         if not needed.specifier.contains(have, prereleases=True):
             problems.append(f"{name} {installed.get(name, '')} needs {needed.name}{needed.specifier}, and {have} is installed.")
     return problems
-
-
-def examine_java() -> Iterator[Finding]:
-    """PySpark 4 runs on Java 17 and newer."""
-    if "pyspark" not in versions() or os.environ.get("SPARK_REMOTE"):
-        return
-    java = os.path.join(os.environ["JAVA_HOME"], "bin", "java") if os.environ.get("JAVA_HOME") else "java"
-    try:
-        text = subprocess.run([java, "-version"], capture_output=True, text=True, timeout=20, check=True).stderr
-        major = int(re.search(r'version "(?:1\.)?(\d+)', text)[1])  # type: ignore[index]
-    except (OSError, subprocess.SubprocessError, TypeError, ValueError):
-        yield Finding(WARNING, "Java", "No Java was found, which a classic Spark session needs.", "Install a JDK 17, or use Spark Connect.")
-        return
-    level = OK if major >= 17 else ERROR
-    yield Finding(level, "Java", f"Java {major}.", "" if level == OK else "PySpark 4 needs Java 17 or newer; set JAVA_HOME.")

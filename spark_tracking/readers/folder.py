@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from spark_tracking.config import temporary_variables
 from spark_tracking.errors import InvalidInput, NotFound
 from spark_tracking.kinds.filters import parse_located
 from spark_tracking.readers import rest_json
@@ -40,16 +40,9 @@ class FolderReader(Reader):
         from mlflow.store.tracking.file_store import FileStore
 
         self._path = path.resolve()
-        before = os.environ.get("MLFLOW_ALLOW_FILE_STORE")
-        os.environ["MLFLOW_ALLOW_FILE_STORE"] = "true"  # whoever names the folder knows that it is retired
-        try:
+        with temporary_variables({"MLFLOW_ALLOW_FILE_STORE": "true"}):  # whoever names the folder knows that it is retired
             self._store = FileStore(str(self._path))
             self._registry = Registry(str(self._path))
-        finally:
-            if before is None:
-                del os.environ["MLFLOW_ALLOW_FILE_STORE"]
-            else:
-                os.environ["MLFLOW_ALLOW_FILE_STORE"] = before
 
     @property
     def name(self) -> str:

@@ -9,11 +9,11 @@ from datetime import date, datetime
 
 import pyarrow as pa
 
-from spark_tracking.errors import InvalidInput, InvalidUri
-from spark_tracking.masking import masked
+from spark_tracking.errors import InvalidInput
+from spark_tracking.here import active_tracking_uri
 from spark_tracking.readers.base import Reader
 from spark_tracking.readers.query import Query, milliseconds, moment
-from spark_tracking.uri import OBJECT_STORES, LakeUri, is_lake_uri
+from spark_tracking.uri import LakeUri, is_lake_uri
 
 DATABASES = ("sqlite", "postgresql", "postgres", "mysql")
 Time = str | int | date | datetime
@@ -136,21 +136,3 @@ def read(
     reader = open_reader(tracking_uri or active_tracking_uri(), requests_per_second=requests_per_second)
     query = reader.resolve(query)
     return pa.RecordBatchReader.from_batches(query.spec.schema, reader.read(query))
-
-
-def active_tracking_uri() -> str:
-    """The tracking URI of this process, if somebody set one.
-
-    Raises:
-        InvalidInput: nobody did; MLflow would take a new database in the working directory.
-        InvalidUri: it is an object store's, which MLflow has no store for.
-    """
-    import mlflow
-    from mlflow.utils.databricks_utils import is_in_databricks_runtime
-
-    if not (mlflow.is_tracking_uri_set() or is_in_databricks_runtime()):
-        raise InvalidInput("No tracking server was named. Pass tracking_uri=, call mlflow.set_tracking_uri, or set MLFLOW_TRACKING_URI.")
-    uri = str(mlflow.get_tracking_uri())
-    if uri.split(":", 1)[0].lower() in OBJECT_STORES and ":" in uri:
-        raise InvalidUri(f"MLflow cannot track to '{masked(uri, uri)}'. The tracking URI of a lake there is '{LakeUri.parse(uri)}'.")
-    return uri

@@ -17,10 +17,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow.fs import FileSystem, FileType
 
-from spark_tracking import pyworker
 from spark_tracking.errors import InvalidState
 from spark_tracking.scoring.file_stats import FloatBounds, partition_text, statistics
 from spark_tracking.scoring.predict import Plan, Predictor
+from spark_tracking.spark.worker import settle
 
 _BATCH_BYTES = 16 << 20  # of input, per call of the model
 _BATCH_ROWS = 128 * 1024
@@ -127,7 +127,7 @@ def run_tasks(plan: FilePlan, tasks: list[tuple[Piece, ...]], batches: Iterator[
             with _writing(plan.target):
                 written = [asdict(file) for file in run_task(plan, tasks[number])]
             yield from pa.Table.from_pylist(written, schema=WRITTEN).to_batches()
-    pyworker.settle()
+    settle()
 
 
 @contextmanager

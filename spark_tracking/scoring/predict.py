@@ -14,10 +14,10 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from spark_tracking import pyworker
 from spark_tracking.errors import InvalidInput, InvalidState
 from spark_tracking.scoring.types import WrongRowCount, to_array
 from spark_tracking.scoring.worker import ModelCopy, load
+from spark_tracking.spark.worker import settle
 
 Nulls = Literal["model", "skip", "error"]
 OnError = Literal["fail", "null", "report"]
@@ -223,7 +223,7 @@ def score_batches(plan: Plan, batches: Iterator[Any]) -> Iterator[pa.Array]:
         yield answer
     if waiting:
         yield predictor.score(pa.concat_tables(waiting))
-    pyworker.settle()
+    settle()
 
 
 def score_pandas(plan: Plan, batches: Iterator[Any]) -> Iterator[Any]:
@@ -241,7 +241,7 @@ def score_pandas(plan: Plan, batches: Iterator[Any]) -> Iterator[Any]:
             yield pa.chunked_array([result]).to_pandas(maps_as_pydicts="strict")
         else:
             yield pa.Table.from_arrays(result.flatten(), names=[field.name for field in result.type]).to_pandas(maps_as_pydicts="strict")
-    pyworker.settle()
+    settle()
 
 
 def named(plan: Plan, arrays: tuple[pa.Array, ...]) -> pa.Table:

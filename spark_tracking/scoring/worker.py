@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from spark_tracking import pyworker
 from spark_tracking.errors import InvalidState
+from spark_tracking.spark.worker import settle
 
 _KEPT_MODELS = 8  # per process; more than any one query uses, few enough for a long-lived worker
 _KEPT_DAYS = 7.0  # a node's copies that nothing loaded for so long make room
@@ -80,7 +80,7 @@ def load(copy: ModelCopy) -> Any:
         _models[key] = model
         while len(_models) > _KEPT_MODELS:
             _models.popitem(last=False)
-        pyworker.settle(loaded=True)
+        settle(loaded=True)
         return model
 
 

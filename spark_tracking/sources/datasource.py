@@ -8,12 +8,8 @@ it is then. Filters arrive as an option only: Spark would keep the rows that `pu
 
 from __future__ import annotations
 
-import os
-import socket
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
 import pyarrow as pa
@@ -21,13 +17,13 @@ from pyspark.sql.datasource import DataSource, DataSourceReader, InputPartition
 from pyspark.sql.pandas.types import from_arrow_schema
 from pyspark.sql.types import StructType
 
-from spark_tracking import pyworker
+from spark_tracking.config import temporary_variables
 from spark_tracking.errors import InvalidInput
-from spark_tracking.pyworker import sentence_first
 from spark_tracking.readers import Range, open_reader
 from spark_tracking.readers.schemas import TABLES
-from spark_tracking.sources.options import Defaults, Request, parse_options
-from spark_tracking.sources.shipping import sent_defaults
+from spark_tracking.sources.defaults import Defaults, sent_defaults
+from spark_tracking.sources.options import Request, parse_options
+from spark_tracking.spark.worker import jvm, sentence_first, settle
 
 SLICE_ROWS = 10_000
 SLICE_BYTES = 64 << 20
@@ -82,10 +78,10 @@ class MlflowSource(DataSource):
     def _plan(self) -> Request:
         if self._request is None:
             request = parse_options(self.options, self.table, self._defaults)
-            with _environment(self._defaults.variables):
+            with temporary_variables(self._defaults.variables):
                 query = open_reader(request.tracking_uri).resolve(request.query)
             self._request = Request(request.tracking_uri, query, request.partitions, request.requests_per_second)
-            pyworker.settle()
+            settle()
         return self._request
 
 
@@ -133,53 +129,24 @@ class MlflowReader(DataSourceReader):
     def partitions(self) -> list[InputPartition]:
         """Ranges that cover the whole key space, of about equal amounts of today's data."""
         request = self._request
-        with _environment(self._variables):
+        with temporary_variables(self._variables):
             reader = open_reader(request.tracking_uri, requests_per_second=request.requests_per_second)
             ranges = reader.split(request.query, request.partitions)
         share = request.requests_per_second and request.requests_per_second / len(ranges)
-        pyworker.settle()
-        return [MlflowPartition(range, _jvm(), share) for range in ranges]
+        settle()
+        return [MlflowPartition(range, jvm(), share) for range in ranges]
 
     def read(self, partition: InputPartition) -> Iterator[pa.RecordBatch]:
         """The rows of a range as of now."""
         assert isinstance(partition, MlflowPartition)
         schema = TABLES[self._request.query.table].schema
         columns = pa.schema([schema.field(name) for name in self._columns])
-        at_home = partition.jvm is not None and partition.jvm == _jvm()
+        at_home = partition.jvm is not None and partition.jvm == jvm()
         rate = self._request.requests_per_second if at_home else partition.share
-        with sentence_first(), _environment(self._variables):
+        with sentence_first(), temporary_variables(self._variables):
             reader = open_reader(self._request.tracking_uri, requests_per_second=rate)
             for batch in reader.read(self._request.query, partition.range):
                 rows = max(1, min(SLICE_ROWS, SLICE_BYTES * batch.num_rows // max(1, batch.nbytes)))
                 for start in range(0, batch.num_rows, rows):
                     yield batch.slice(start, rows).select(columns.names)
-        pyworker.settle()
-
-
-def _jvm() -> tuple[str, int] | None:
-    """The JVM that started this Python process, or the daemon that did: machine and process id. None where Linux does not tell."""
-    process = os.getppid()
-    for _ in range(2):
-        try:
-            name, _, rest = Path(f"/proc/{process}/stat").read_text().rpartition(")")
-        except OSError:
-            return None
-        if name.endswith("(java"):
-            return socket.gethostname(), process
-        process = int(rest.split()[1])
-    return None
-
-
-@contextmanager
-def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """The user's credentials, where MLflow looks for them, while this runs."""
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+        settle()

@@ -11,8 +11,10 @@ import orjson
 
 from spark_tracking import config
 from spark_tracking.errors import InvalidInput
+from spark_tracking.here import chosen_experiment
 from spark_tracking.masking import masked
 from spark_tracking.readers.query import Query, milliseconds, moment
+from spark_tracking.sources.defaults import Defaults
 
 OPTIONS: dict[str, str] = {
     "tracking_uri": "The tracking server, without credentials. Default: what `spark_tracking.use(spark)` said, else `MLFLOW_TRACKING_URI` "
@@ -30,23 +32,6 @@ OPTIONS: dict[str, str] = {
     "as_of": "The same as `timestamp`.",
 }
 _PATHS = ("path", "paths")
-
-
-@dataclass(frozen=True)
-class Defaults:
-    """What `spark_tracking.use` carries from the user's process into Spark's.
-
-    Attributes:
-        tracking_uri: the server; may hold a database's password, hence not shown.
-        experiment_ids: the active experiment, for `format("mlflow-experiment").load()`.
-        variables: environment variables with which MLflow finds its credentials; not shown.
-        used: whether `use` was called at all.
-    """
-
-    tracking_uri: str | None = field(default=None, repr=False)
-    experiment_ids: tuple[str, ...] | None = None
-    variables: Mapping[str, str] = field(default_factory=dict, repr=False)
-    used: bool = False
 
 
 @dataclass(frozen=True)
@@ -151,10 +136,8 @@ def _active_experiment(defaults: Defaults, environ: Mapping[str, str]) -> tuple[
     """
     if defaults.experiment_ids:
         return defaults.experiment_ids, ()
-    if id := environ.get("MLFLOW_EXPERIMENT_ID", "").strip():
-        return (id,), ()
-    if name := environ.get("MLFLOW_EXPERIMENT_NAME", "").strip():
-        return None, (name,)
+    if chosen := chosen_experiment(environ):
+        return ((chosen.id,), ()) if chosen.id else (None, (chosen.name or "",))
     template = config.EXPERIMENT.get(environ)
     if template and "{" not in template and not template.startswith("/"):
         return None, (template,)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from spark_tracking.errors import NotFound
+from spark_tracking.here import active_tracking_uri
 from spark_tracking.kinds import lake_sql
 from spark_tracking.lake import Lake
-from spark_tracking.readers.opening import active_tracking_uri
 from spark_tracking.store.base import attrs, now
 
 _TOGETHER = 500

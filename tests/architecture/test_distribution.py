@@ -31,7 +31,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_wheel_holds_the_package_and_the_names_by_which_spark_finds_the_sources(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
-    expected = {"pyspark_mlflow.py", "pyspark_mlflow_experiment.py", "spark_tracking/py.typed", "spark_tracking/jobs/log4j2.properties"}
+    expected = {"pyspark_mlflow.py", "pyspark_mlflow_experiment.py", "spark_tracking/py.typed", "spark_tracking/spark/log4j2.properties"}
     assert expected <= set(names)
     package = {str(path.relative_to(ROOT)) for path in (ROOT / "spark_tracking").rglob("*.py")}
     assert package <= set(names)

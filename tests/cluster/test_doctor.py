@@ -20,10 +20,10 @@ from mlflow.entities import Run, ViewType
 
 import spark_tracking
 from spark_tracking.cli.doctor import doctor as command
-from spark_tracking.cluster import doctor
-from spark_tracking.cluster.doctor import examine, fingerprint_in, token_expiry
+from spark_tracking.cluster import doctor, nodes
+from spark_tracking.cluster.doctor import examine, token_expiry
 from spark_tracking.cluster.findings import ERROR, OK, WARNING, Finding, Report
-from spark_tracking.cluster.nodes import compare, node_reporter
+from spark_tracking.cluster.nodes import compare, fingerprint_in, node_reporter
 from spark_tracking.cluster.versions import unmet
 
 if TYPE_CHECKING:
@@ -292,10 +292,8 @@ def test_a_master_that_is_not_there_is_a_finding_at_once(master: str, database: 
 def test_a_cluster_that_takes_up_no_job_is_told_and_not_waited_for(
     spark: SparkSession, lake_uri: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from spark_tracking.jobs import doctor as jobs
-
     mlflow.set_tracking_uri(lake_uri)
-    monkeypatch.setattr(jobs, "_ANSWER_SECONDS", 0.01)
-    (finding,) = [found for found in jobs.doctor(spark, read_only=True).findings if found.subject == "executors"]
+    monkeypatch.setattr(nodes, "_ANSWER_SECONDS", 0.01)
+    (finding,) = [found for found in spark_tracking.doctor(spark, read_only=True).findings if found.subject == "executors"]
     assert finding.level == ERROR
     assert "free resources" in finding.text

@@ -275,7 +275,7 @@ def test_two_thousand_tasks_send_one_call_each_and_no_point_is_lost(spark: Spark
 @pytest.mark.slow
 def test_a_search_through_spark_connect_logs_as_a_classic_one(lake_uri: str) -> None:
     code = (
-        "import mlflow; from spark_tracking.jobs import fan_out; from spark_tracking.jobs.session import local_spark; "
+        "import mlflow; from spark_tracking.examples import fan_out; from spark_tracking.spark.local import local_spark; "
         f"mlflow.set_tracking_uri({lake_uri!r}); spark = local_spark('connect', connect=True); "
         "grid = fan_out.combinations(spark, 6); run = mlflow.start_run(); rows = fan_out.search(grid, rounds=2).collect(); "
         "mlflow.end_run(); print('found', run.info.run_id, len({row.run_id for row in rows}), type(spark).__module__)"

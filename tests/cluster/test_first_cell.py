@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 NOTEBOOK = """
     import sys, mlflow
     import spark_tracking as st
-    from spark_tracking.jobs.session import local_spark
+    from spark_tracking.spark.local import local_spark
 
     spark = local_spark("first cell", connect=sys.argv[2] == "connect")
     st.use(spark, sys.argv[1], experiment="team/{user}")

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from spark_tracking.errors import InvalidState, Unavailable
-from spark_tracking.jobs import delta_jars
-from spark_tracking.jobs.delta_jars import java
+from spark_tracking.spark import delta_jars
+from spark_tracking.spark.delta_jars import java
 
 START = """
 import sys
-from spark_tracking.jobs.session import local_spark
+from spark_tracking.spark.local import local_spark
 spark = local_spark(memory="512m", connect={connect})
 spark.range(3).write.format("delta").save({table!r})
 (row,) = spark.read.format("delta").load({table!r}).selectExpr("count(*) AS n").collect()

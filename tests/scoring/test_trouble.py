@@ -101,7 +101,7 @@ import os, sys, pyspark
 from pathlib import Path
 os.environ["SPARK_HOME"] = os.path.dirname(pyspark.__file__)
 sys.path.insert(0, os.path.dirname({here!r}))
-from spark_tracking.jobs.session import local_spark
+from spark_tracking.spark.local import local_spark
 from test_trouble import mixed
 spark = local_spark(connect=True)
 mixed(spark, sys.argv[1], sys.argv[2], Path(sys.argv[3]))

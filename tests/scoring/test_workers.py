@@ -50,7 +50,7 @@ SESSIONS = {
 COUNT = """
 import sys, os, pyspark
 os.environ["SPARK_HOME"] = os.path.dirname(pyspark.__file__)
-from spark_tracking.jobs.session import local_spark
+from spark_tracking.spark.local import local_spark
 from spark_tracking.scoring import score_table, score_udf
 spark = {session}
 model, source, target = sys.argv[1:]
@@ -132,7 +132,7 @@ def test_the_folder_of_unpacked_models_must_be_ours_alone(tmp_path: Path, monkey
 
 JOB = """
 import sys
-from spark_tracking.jobs.session import local_spark
+from spark_tracking.spark.local import local_spark
 from spark_tracking.scoring import score_table
 spark = local_spark(cores=2)
 model, source, target = sys.argv[1:]
@@ -171,7 +171,7 @@ def test_a_killed_driver_leaves_nothing_and_the_next_run_does_it_all(tmp_path: P
 
 WORKER_KILLED = """
 import os, signal, sys, threading, time
-from spark_tracking.jobs.session import local_spark
+from spark_tracking.spark.local import local_spark
 from spark_tracking.scoring import score_table
 spark = local_spark(settings={"spark.master": "local[2,4]"})
 model, source, target, notes = sys.argv[1:]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import mlflow
 import pytest
 from mlflow.tracking import MlflowClient
+from mlflow.tracking.context.registry import resolve_tags
 from pyspark.errors import AnalysisException, PySparkException
 
 import spark_tracking as st
@@ -120,14 +121,16 @@ def test_use_again_moves_the_session_to_another_server(
     assert experiment(spark).count() == 3
 
 
-def test_leaving_the_server_that_spark_reads_is_said_once_use_was_called(
+def test_a_run_on_another_server_than_spark_reads_says_so_once_use_was_called(
     spark: SparkSession, still_lake: str, tmp_path: Path, recwarn: pytest.WarningsRecorder
 ) -> None:
     st.use(spark, still_lake)
     mlflow.set_tracking_uri(still_lake)
+    resolve_tags()
     assert not [w for w in recwarn if "Spark still reads" in str(w.message)]
-    with pytest.warns(UserWarning, match=r"Spark still reads delta:///.*Call it again to follow"):
-        mlflow.set_tracking_uri(f"sqlite:///{tmp_path / 'other.db'}")
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path / 'other.db'}")
+    with pytest.warns(UserWarning, match=r"Spark still reads delta:///.*Call it again to follow"), mlflow.start_run():
+        pass
 
 
 def test_scala_finds_the_sources_by_the_same_names(spark: SparkSession, still_lake: str) -> None:

@@ -12,9 +12,9 @@ from click.testing import CliRunner
 from mlflow.tracking import MlflowClient
 
 import spark_tracking as st
-from spark_tracking import jobs
 from spark_tracking.cli import main
 from spark_tracking.lake import Event, Lake
+from spark_tracking.store.maintain import Maintained, maintain
 from spark_tracking.uri import LakeUri
 from tests.sync.conftest import T0, shown
 
@@ -99,16 +99,12 @@ def test_follow_finds_what_is_written_meanwhile_until_it_is_stopped(database: st
 
 
 def test_the_job_is_the_same_call(database: str, lake_uri: str) -> None:
-    from spark_tracking.jobs import maintain as _maintain
-    from spark_tracking.jobs import sync as _sync
-
     seen: list[tuple[str, int]] = []
-    assert jobs.sync(database, lake_uri, progress=lambda kind, count: seen.append((kind, count))).things["run"].new == 6  # type: ignore[operator]
+    assert st.sync(database, lake_uri, progress=lambda kind, count: seen.append((kind, count))).things["run"].new == 6
     assert ("runs to go", 6) in seen and sum(count for kind, count in seen if kind == "run") == 6
     assert st.sync(database, lake_uri).wrote == 0
-    assert _sync.sync(database, lake_uri).wrote == 0
-    done = jobs.maintain(lake_uri)  # type: ignore[operator]
-    assert isinstance(done, _maintain.Maintained)
+    done = maintain(lake_uri)
+    assert isinstance(done, Maintained)
     assert {step for step, _, _ in done.rows()} == {"refresh", "drop purged", "compact", "vacuum", "purge"}
     assert "files of events" in str(done)
     assert st.sync(database, lake_uri).wrote == 0

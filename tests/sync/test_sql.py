@@ -17,9 +17,9 @@ from mlflow.tracking import MlflowClient
 
 import spark_tracking as st
 from spark_tracking.cli import main
-from spark_tracking.jobs.register import register
 from spark_tracking.lake.tables import BY_NAME
 from spark_tracking.mirror import sync
+from spark_tracking.sources.catalog import register
 from spark_tracking.uri import LakeUri
 
 if TYPE_CHECKING:

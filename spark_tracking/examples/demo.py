@@ -7,6 +7,8 @@ import logging
 import os
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -69,8 +71,7 @@ def run_demo(lake: str = "demo-lake") -> DemoResult:
         1
     """
     uri = open_lake(lake)
-    spark, ours = _session()
-    try:
+    with _session() as spark:
         experiment_id = train_wine()
         train_diabetes()
         train_breast_cancer(spark)
@@ -78,9 +79,6 @@ def run_demo(lake: str = "demo-lake") -> DemoResult:
         version = register(run_id)
         scored = score(spark, uri)
         look(uri)
-    finally:
-        if ours:
-            spark.stop()
     return DemoResult(str(uri), experiment_id, run_id, version, scored)
 
 
@@ -247,20 +245,15 @@ def look(lake: LakeUri) -> None:
     print(f"\nMLflow's web UI on this lake: make ui\n  (or: mlflow server --backend-store-uri {lake})")
 
 
-def _session() -> tuple[SparkSession, bool]:
-    """The running Spark session, or a new local one; and whether it is new."""
-    from pyspark.sql import SparkSession
+@contextmanager
+def _session() -> Iterator[SparkSession]:
+    """The running Spark session, which a start before step 1 did not tell of the lake, or a local one that ends with the block."""
+    from spark_tracking.cluster.use import use
+    from spark_tracking.spark.session import running_or_local
 
-    from spark_tracking.jobs.session import local_spark
-
-    running = SparkSession.getActiveSession()
-    if running is None:
-        return local_spark("spark-tracking demo"), True
-
-    from spark_tracking.sources import use
-
-    use(running)  # a JVM that started before step 1 does not know the lake
-    return running, False
+    with running_or_local("spark-tracking demo") as spark:
+        use(spark)
+        yield spark
 
 
 def _show(frame: DataFrame) -> None:

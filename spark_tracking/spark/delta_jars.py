@@ -24,6 +24,7 @@ from xml.sax.saxutils import quoteattr
 from spark_tracking.errors import InvalidState, Unavailable
 
 MIN_JAVA = 17
+_ADVICE = f"Install a JDK {MIN_JAVA} or newer, or point JAVA_HOME at one."
 _SCALA = "2.13"
 
 
@@ -37,19 +38,28 @@ def java() -> str:
         >>> java()
         '/usr/bin/java'
     """
+    command, major = found_java()
+    if major < MIN_JAVA:
+        raise InvalidState(f"Spark needs Java {MIN_JAVA} or newer, and '{command}' is Java {major}. {_ADVICE}")
+    return command
+
+
+def found_java() -> tuple[str, int]:
+    """The command and its major version.
+
+    Raises:
+        InvalidState: there is none, or it does not run.
+    """
     home = os.environ.get("JAVA_HOME")
     command = os.path.join(home, "bin", "java") if home else shutil.which("java")
-    advice = f"Install a JDK {MIN_JAVA} or newer, or point JAVA_HOME at one."
     if not command:
-        raise InvalidState(f"Spark needs Java, and no `java` was found on the PATH. {advice}")
+        raise InvalidState(f"Spark needs Java, and no `java` was found on the PATH. {_ADVICE}")
     try:
         told = subprocess.run([command, "-version"], capture_output=True, text=True, timeout=60, check=True).stderr
     except (OSError, subprocess.SubprocessError) as error:
-        raise InvalidState(f"Spark needs Java, and '{command}' does not run ({error}). {advice}") from None
+        raise InvalidState(f"Spark needs Java, and '{command}' does not run ({error}). {_ADVICE}") from None
     found = re.search(r'version "(?:1\.)?(\d+)', told)
-    if found and int(found[1]) < MIN_JAVA:
-        raise InvalidState(f"Spark needs Java {MIN_JAVA} or newer, and '{command}' is Java {found[1]}. {advice}")
-    return command
+    return command, int(found[1]) if found else MIN_JAVA
 
 
 def delta_jars() -> list[Path]:
@@ -70,14 +80,17 @@ def delta_jars() -> list[Path]:
     module = f"delta-spark_{_SCALA}" if spark == "4.0" else f"delta-spark_{spark}_{_SCALA}"
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "spark-tracking" / "jars"
     listing = cache / f"{module}-{delta}.classpath"
-    if listing.exists():
-        jars = [Path(jar) for jar in listing.read_text().strip().split(os.pathsep)]
-        if all(jar.exists() for jar in jars):
-            return jars
-    cache.mkdir(parents=True, exist_ok=True)
-    print(f"Downloading Delta Lake {delta} for Spark {spark} (once, about 15 MB) ...", file=sys.stderr, flush=True)
-    _resolve(module, delta, Path(pyspark.__file__).parent / "jars", listing)
-    return [Path(jar) for jar in listing.read_text().strip().split(os.pathsep)]
+    jars = _listed(listing)
+    if not (jars and all(jar.exists() for jar in jars)):
+        cache.mkdir(parents=True, exist_ok=True)
+        print(f"Downloading Delta Lake {delta} for Spark {spark} (once, about 15 MB) ...", file=sys.stderr, flush=True)
+        _resolve(module, delta, Path(pyspark.__file__).parent / "jars", listing)
+        jars = _listed(listing)
+    return jars
+
+
+def _listed(listing: Path) -> list[Path]:
+    return [Path(jar) for jar in listing.read_text().strip().split(os.pathsep)] if listing.exists() else []
 
 
 def _resolve(module: str, revision: str, spark_jars: Path, listing: Path) -> None:
@@ -98,17 +111,9 @@ def _resolve(module: str, revision: str, spark_jars: Path, listing: Path) -> Non
             + "".join(f"<exclude module={quoteattr(name)}/>" for name in present)
             + "</dependencies></ivy-module>"
         )
-        told = subprocess.run(
-            [
-                *(java(), "-jar", str(ivy), "-warn"),
-                *("-settings", str(settings), "-ivy", str(descriptor)),
-                *("-cache", str(listing.parent), "-cachepath", str(classpath)),
-            ],
-            check=False,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        options = {"-settings": settings, "-ivy": descriptor, "-cache": listing.parent, "-cachepath": classpath}
+        command = [java(), "-jar", ivy, "-warn", *(part for option in options.items() for part in option)]
+        told = subprocess.run(command, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         if told.returncode or not classpath.exists():
             raise Unavailable(
                 f"Delta's jars (io.delta:{module}:{revision}) could not be downloaded. Check the network, or name a Maven mirror "

@@ -28,19 +28,19 @@ ADVICE = (
 )
 
 
-def check_workers(spark: SparkSession) -> None:
+def check_workers(session: SparkSession) -> None:
     """See that a classic session's workers run a Python that has this package.
 
     Raises:
         InvalidState: they do not; the sources would fail at `load()`.
     """
-    if problem := worker_problem(spark):
+    if problem := worker_problem(session):
         raise InvalidState(f"{problem} {ADVICE}")
 
 
-def worker_problem(spark: SparkSession) -> str:
+def worker_problem(session: SparkSession) -> str:
     """What is wrong with the Python that a classic session starts as planner and workers, in a sentence; '' where nothing is."""
-    context = getattr(spark, "_sc", None)
+    context = getattr(session, "_sc", None)
     if context is None or "DATABRICKS_RUNTIME_VERSION" in os.environ:
         return ""
     python = str(context.pythonExec)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 
-from spark_tracking.callable_module import make_callable
 from spark_tracking.lake import Lake
 from spark_tracking.store.purge import purge_deleted
 
@@ -61,6 +60,3 @@ def maintain(lake: str, *, older_than_days: float | None = None, keep_hours: flo
     compacted = {} if dry_run else opened.compact()
     vacuumed = {name: len(files) for name, files in opened.vacuum(timedelta(hours=keep_hours), dry_run).items()}
     return Maintained(refreshed, purged, dropped, compacted, vacuumed)
-
-
-make_callable(__name__, maintain)  # as `jobs.maintain(…)`

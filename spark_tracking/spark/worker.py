@@ -1,12 +1,14 @@
-"""This process as one of Spark's Python workers, which Spark keeps for further tasks."""
+"""This process as one of Spark's own: a Python worker, which Spark keeps for further tasks, or the planner of a source."""
 
 from __future__ import annotations
 
 import gc
 import os
+import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from spark_tracking.errors import SparkTrackingError
 
@@ -18,16 +20,10 @@ def settle(loaded: bool = False) -> None:
 
     After each task Spark's daemon has Python collect garbage. With pandas, MLflow and a model in memory that takes 30 to 80 ms,
     more than many a task. Modules and models stay until the process ends, so that nothing is gained by looking at them.
-    Only something when modules came since the last time, and only in a worker, never in a user's own process.
-
-    Args:
-        loaded: a model has been loaded.
+    Only something when modules came since the last time, or a model is `loaded`, and never in a user's own process.
     """
     global _modules
-    if not loaded and len(sys.modules) == _modules:
-        return
-    main = getattr(sys.modules["__main__"], "__spec__", None)
-    if main is not None and main.name.endswith("daemon"):
+    if (loaded or len(sys.modules) != _modules) and _program().endswith("daemon"):
         gc.unfreeze()  # what went since the last time is found, too
         gc.collect()
         gc.freeze()
@@ -43,7 +39,26 @@ def sentence_first() -> Iterator[None]:
     try:
         yield
     except SparkTrackingError:
-        main = getattr(sys.modules["__main__"], "__spec__", None)
-        if main is not None and main.name.startswith("pyspark."):
+        if _program().startswith("pyspark."):
             os.environ["SPARK_HIDE_TRACEBACK"] = "1"
         raise
+
+
+def jvm() -> tuple[str, int] | None:
+    """The JVM that started this process, or the daemon that did: machine and process id. None where Linux does not tell."""
+    process = os.getppid()
+    for _ in range(2):
+        try:
+            name, _, rest = Path(f"/proc/{process}/stat").read_text().rpartition(")")
+        except OSError:
+            return None
+        if name.endswith("(java"):
+            return socket.gethostname(), process
+        process = int(rest.split()[1])
+    return None
+
+
+def _program() -> str:
+    """The module that this process runs by `python -m`, if one."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return spec.name if spec is not None else ""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from spark_tracking.callable_module import make_callable
 from spark_tracking.lake import Lake
 from spark_tracking.lake.tables import BY_NAME
 
@@ -40,6 +39,3 @@ def register(spark: SparkSession, lake: str, catalog: str | None = None, schema:
     for statement in statements(lake, catalog, schema):
         spark.sql(statement)
     return [".".join(part for part in (catalog, schema, name) if part) for name in BY_NAME]
-
-
-make_callable(__name__, register)  # as `jobs.register(…)`

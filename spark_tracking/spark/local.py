@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spark_tracking.errors import InvalidState
-from spark_tracking.jobs.delta_jars import delta_jars, java
-from spark_tracking.sources.pythons import check_workers
+from spark_tracking.spark.delta_jars import delta_jars, java
+from spark_tracking.spark.pythons import check_workers
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -21,12 +21,6 @@ if TYPE_CHECKING:
 
 def delta_settings(*, memory: str = "1g") -> dict[str, str]:
     """The settings of a quiet local Spark with Delta, for a classic builder as for one of Spark Connect.
-
-    Args:
-        memory: the JVM's heap, as Spark writes it (`512m`, `2g`).
-
-    Returns:
-        Spark's setting names with their values.
 
     Raises:
         InvalidState: Java or delta-spark is missing.

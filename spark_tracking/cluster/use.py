@@ -3,20 +3,40 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from spark_tracking import config
+from spark_tracking import config, here
 from spark_tracking.cluster import environment, experiments
 from spark_tracking.destination import check_experiment
-from spark_tracking.uri import LakeUri, is_lake_uri
+from spark_tracking.masking import masked
+from spark_tracking.uri import absolute, is_lake_uri
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-    from spark_tracking.sources.using import Used
-
 _PLACES = (config.URI, config.AZURE_SUBSCRIPTION, config.AZURE_RESOURCE_GROUP, config.AZURE_WORKSPACE, config.AZURE_CONFIG)
 _CLUSTERS = ("databricks", "http", "https", "azureml", "adbazureml")  # beside lakes; others are for one machine, or hold a password
+
+
+@dataclass(frozen=True)
+class Used:
+    """What Spark reads from now on; shown as one line.
+
+    Attributes:
+        server: the tracking URI, masked.
+        experiment_id: what `load()` reads; None where none was active.
+        experiment: its name.
+    """
+
+    server: str
+    experiment_id: str | None
+    experiment: str | None
+
+    def __repr__(self) -> str:
+        if self.experiment_id is None:
+            return f'Spark reads {self.server}. No experiment is active, so name one: load("<id>").'
+        return f"Spark reads {self.server}, experiment '{self.experiment}' ({self.experiment_id})."
 
 
 def use(
@@ -57,31 +77,37 @@ def use(
     """
     import mlflow.tracking._tracking_service.utils as tracking
 
-    from spark_tracking.sources.using import use as register
+    from spark_tracking.readers import open_reader
+    from spark_tracking.readers.query import Query
+    from spark_tracking.sources.defaults import Defaults
+    from spark_tracking.sources.register import register
 
     unset = tracking._tracking_uri is None and not config.CONFIGURED.get()
     if tracking_uri or experiment or registry_uri or (unset and any(place.get() for place in _PLACES)):
         before = tracking.get_tracking_uri()
         _set_up(tracking_uri, experiment, registry_uri)
-        if experiment or _absolute(before) != tracking.get_tracking_uri():
-            _forget_experiment()
-    if experiment_id is None:
-        experiment_id = _provided_experiment(create=bool(experiment))
-    return register(spark, tracking_uri, experiment_id)
+        if experiment or absolute(before) != tracking.get_tracking_uri():
+            here.forget_experiment()
+    uri = absolute(tracking_uri or here.active_tracking_uri())
+    reader = open_reader(uri)
+    reader.ping()
+    active = str(experiment_id) if experiment_id is not None else _experiment(create=bool(experiment))
+    register(spark, Defaults(uri, (active,) if active else None, here.credentials(uri), used=True))
+    here.spark_reads(uri)
+    name = reader.experiments(Query("runs", (active,))).get(active) if active else None
+    return Used(masked(uri, uri), active or None, name)
 
 
 def _set_up(uri: str | None, experiment: str | None, registry_uri: str | None) -> None:
     import mlflow
-    import mlflow.tracking._tracking_service.utils as tracking
 
-    from spark_tracking.readers.opening import active_tracking_uri, open_reader
+    from spark_tracking.readers import open_reader
 
     settings = dict(os.environ)
     if uri or not any(place.get() for place in _PLACES):
         for place in _PLACES:
             settings.pop(place.name, None)
-        uri = uri or active_tracking_uri()
-        uri = settings[config.URI.name] = _absolute(uri)
+        uri = settings[config.URI.name] = absolute(uri or here.active_tracking_uri())
     settings |= {name: text for name, text in ((config.EXPERIMENT.name, experiment), (config.REGISTRY_URI.name, registry_uri)) if text}
     if uri is None or is_lake_uri(uri) or uri.split(":")[0].lower() in _CLUSTERS:
         environment.apply(settings)
@@ -90,32 +116,21 @@ def _set_up(uri: str | None, experiment: str | None, registry_uri: str | None) -
     if experiment:
         check_experiment(experiment)
         os.environ[config.EXPERIMENT.name] = experiment
-    tracking.set_tracking_uri(uri)
+    mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(registry_uri)  # type: ignore[arg-type]  # None: the tracking server's
 
 
-def _absolute(uri: str) -> str:
-    return str(LakeUri.parse(uri)) if is_lake_uri(uri) else uri
-
-
-def _forget_experiment() -> None:
-    """What `mlflow.set_experiment` chose was an id of the server before."""
-    from mlflow.tracking import fluent
-
-    if fluent._active_experiment_id and os.environ.get("MLFLOW_EXPERIMENT_ID") == fluent._active_experiment_id:
-        del os.environ["MLFLOW_EXPERIMENT_ID"]  # set_experiment has set it, for subprocesses
-    fluent._active_experiment_id = None
-
-
-def _provided_experiment(create: bool) -> str | None:
-    """The id of the experiment that our provider gives this process, if neither code nor MLflow's variables name one."""
+def _experiment(create: bool) -> str | None:
+    """The id of the experiment that this process logs to: the one that was chosen, else our provider's; `create` makes a missing one."""
     import mlflow
-    from mlflow.tracking import fluent
 
-    if fluent._active_experiment_id or os.environ.get("MLFLOW_EXPERIMENT_ID") or os.environ.get("MLFLOW_EXPERIMENT_NAME"):
+    if not mlflow.is_tracking_uri_set():
         return None
-    name = experiments.experiment_name() if mlflow.is_tracking_uri_set() else None
-    if name and create:
+    chosen = here.chosen_experiment()
+    if chosen is not None and chosen.id is not None:
+        return chosen.id
+    name = chosen.name if chosen is not None else experiments.experiment_name()
+    if name and chosen is None and create:
         return experiments.get_or_create(mlflow.MlflowClient(), name)
     found = mlflow.get_experiment_by_name(name) if name else None
     return str(found.experiment_id) if found else None

@@ -1,0 +1,1 @@
+"""Programs that show the product: what `spark-tracking demo` runs, and a search in Spark tasks."""
