@@ -25,10 +25,9 @@ _TOLD = ""  # by the name to the left
 
 
 class Pairs(NamedTuple):
-    """A table of MLflow's database with keys and values that belong to things: its name, and its columns of owner, key and value."""
+    """A table of MLflow's database with keys and values of things, whose keys it has, too: its name, its columns of key and value."""
 
     table: str
-    owner: str
     key: str = "key"
     value: str = "value"
 
@@ -121,8 +120,8 @@ class Kind:
 _ACCOUNT, _WORKSPACE = (Column(name, shapes.UNKNOWN, rest=None, sql=None) for name in ("account_id", "workspace_id"))
 
 
-def _tags(table: str, owner: str, rest: str = "tags") -> Column:
-    return Column("tags", shapes.PAIRS, "tag", rest=rest, sql=Pairs(table, owner))
+def _tags(table: str, rest: str = "tags") -> Column:
+    return Column("tags", shapes.PAIRS, "tag", rest=rest, sql=Pairs(table))
 
 
 def _model_time(name: str, register: str, mlflow: str) -> Column:
@@ -130,7 +129,7 @@ def _model_time(name: str, register: str, mlflow: str) -> Column:
 
 
 def _model_pairs(what: str, key: str = "key") -> Pairs:
-    return Pairs(f"logged_model_{what}s", "model_id", f"{what}_{key}", f"{what}_value")
+    return Pairs(f"logged_model_{what}s", f"{what}_{key}", f"{what}_value")
 
 
 EXPERIMENT = Kind(
@@ -144,11 +143,11 @@ EXPERIMENT = Kind(
         Column("delete_time", shapes.DELETION, "deleted", "last_update_time", in_class=False),  # nobody else tells
         _WORKSPACE,
         Column("experiment_id", shapes.ID),
-        Column("name"),
+        Column("name", shapes.NEEDED),
         Column("create_time", shapes.TIME, "created", "creation_time"),
         Column("artifact_location"),
         Column("lifecycle_stage", shapes.STAGE),
-        _tags("experiment_tags", "experiment_id"),
+        _tags("experiment_tags"),
     ),
     sql_key=("experiment_id",),
     born=("created", "updated"),
@@ -165,21 +164,21 @@ RUN = Kind(
         Column("delete_time", shapes.DELETION, "deleted", rest=None, sql="deleted_time"),
         _WORKSPACE,
         Column("run_id", shapes.ID, rest="info.run_id", sql="run_uuid"),
-        Column("experiment_id", rest="info.experiment_id"),
+        Column("experiment_id", shapes.NEEDED, rest="info.experiment_id"),
         Column("created_by", shapes.USER, mlflow="user_id", rest="info.user_id"),
         Column("start_time", shapes.TIME, rest="info.start_time"),
         Column("end_time", shapes.TIME, rest="info.end_time"),
         Column("run_name", rest="info.run_name", sql="name"),
         Column("status", shapes.RUN_STATUS, rest="info.status"),
-        Column("params", shapes.PAIRS, "param", rest="data.params", sql=Pairs("params", "run_uuid")),
-        _tags("tags", "run_uuid", "data.tags"),
+        Column("params", shapes.PAIRS, "param", rest="data.params", sql=Pairs("params")),
+        _tags("tags", "data.tags"),
         Column("aggregated_metrics", shapes.AGGREGATED, rest="data.metrics"),
         Column("artifact_uri", rest="info.artifact_uri"),
         Column("lifecycle_stage", shapes.STAGE, rest="info.lifecycle_stage"),
-        Column("metrics", shapes.LATEST_VALUES, rest="data.metrics", sql=Pairs("latest_metrics", "run_uuid")),
+        Column("metrics", shapes.LATEST_VALUES, rest="data.metrics", sql=Pairs("latest_metrics")),
         Column("datasets", shapes.DATA, rest="inputs.dataset_inputs"),
-        Column("model_inputs", shapes.MODELS, "model_input", rest=None),  # a search does not tell them
-        Column("model_outputs", shapes.STEPPED_MODELS, "model_output", rest=None),
+        Column("model_inputs", shapes.MODELS, "model_input", rest="inputs.model_inputs"),
+        Column("model_outputs", shapes.STEPPED_MODELS, "model_output", rest="outputs.model_outputs"),
     ),
     sql_key=("run_uuid",),
     born=("start_time",),
@@ -194,20 +193,18 @@ LOGGED_MODEL = Kind(
         _model_time("update_time", "updated", "last_updated_timestamp"),
         Column("delete_time", shapes.DELETION, "deleted", rest=None, sql=None),
         Column("model_id", shapes.ID, rest="info.model_id"),
-        Column("experiment_id", rest="info.experiment_id"),
+        Column("experiment_id", shapes.NEEDED, rest="info.experiment_id"),
         Column("name", rest="info.name"),
         _model_time("create_time", "created", "creation_timestamp"),
         Column("model_type", rest="info.model_type"),
         Column("source_run_id", rest="info.source_run_id"),
-        Column("status", rest="info.status"),
+        Column("status", shapes.MODEL_STATUS, rest="info.status"),
         Column("status_message", rest="info.status_message"),
         Column("artifact_uri", mlflow="artifact_location", rest="info.artifact_uri"),
         Column("lifecycle_stage", shapes.STAGE, rest="info.lifecycle_stage", in_class=False),
         Column("params", shapes.PAIRS, "param", rest="data.params", sql=_model_pairs("param")),
         Column("tags", shapes.PAIRS, "tag", rest="info.tags", sql=_model_pairs("tag")),
-        Column(
-            "metrics", shapes.MEASURED, rest="data.metrics", sql=Pairs("logged_model_metrics", "model_id", "metric_name", "metric_value")
-        ),
+        Column("metrics", shapes.MEASURED, rest="data.metrics", sql=_model_pairs("metric", "name")),
     ),
     sql_key=("model_id",),
 )
@@ -221,9 +218,9 @@ REGISTERED_MODEL = Kind(
         Column("update_time", shapes.TIME, "updated", "last_updated_timestamp", sql="last_updated_time", filters=("timestamp",)),
         Column("name", shapes.ID),
         Column("create_time", shapes.TIME, "created", "creation_timestamp", sql="creation_time"),
-        Column("description"),
-        _tags("registered_model_tags", "name"),
-        Column("aliases", shapes.NUMBERED, "alias", sql=Pairs("registered_model_aliases", "name", "alias", "version")),
+        Column("description", shapes.DESCRIPTION),
+        _tags("registered_model_tags"),
+        Column("aliases", shapes.NUMBERED, "alias", sql=Pairs("registered_model_aliases", "alias", "version")),
     ),
     sql_key=("name",),
 )
@@ -238,7 +235,7 @@ MODEL_VERSION = Kind(
         Column("name", shapes.VERSIONED_NAME),
         Column("version", shapes.VERSION, filters=("version_number",)),
         Column("create_time", shapes.TIME, "created", "creation_timestamp", sql="creation_time"),
-        Column("description"),
+        Column("description", shapes.DESCRIPTION),
         Column("created_by", mlflow="user_id"),
         Column("current_stage"),
         Column("source", filters=("source_path",)),
@@ -248,7 +245,7 @@ MODEL_VERSION = Kind(
         Column("model_id", sql=None),
         Column("status"),
         Column("status_message"),
-        _tags("model_version_tags", "name"),
+        _tags("model_version_tags"),
         Column("version_id", shapes.ID, rest=None, sql=None, in_class=False),  # `name/version`, the id in the log
     ),
     sql_key=("name", "version"),

@@ -30,13 +30,7 @@ from spark_tracking.kinds.catalog import EXPERIMENT, LOGGED_MODEL, MODEL_VERSION
 from spark_tracking.kinds.shapes import TIME
 
 PROMPT_TAG = "mlflow.prompt.is_prompt"
-LOGGED_MODEL_ATTRIBUTES = {
-    **{name: name for name in ("model_id", "experiment_id", "name", "model_type", "source_run_id", "status", "status_message")},
-    "lifecycle_stage": "lifecycle_stage",
-    "artifact_location": "artifact_uri",
-    "creation_timestamp_ms": "create_time",
-    "last_updated_timestamp_ms": "update_time",
-}
+LOGGED_MODEL_ATTRIBUTES = {column.sql: column.name for column in LOGGED_MODEL.columns if isinstance(column.sql, str)}
 """The columns of logged models by what filters and orders call them."""
 _TEXT = ("=", "!=", "LIKE", "ILIKE")
 _NULLS = ("IS NULL", "IS NOT NULL")

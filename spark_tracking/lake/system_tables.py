@@ -34,6 +34,14 @@ def layout_of(root: str) -> str:
         return ""
 
 
+def versions(root: str, tables: Sequence[str]) -> list[int] | None:
+    """Which version each Delta table of a folder has; None where one cannot be read."""
+    try:
+        return [DeltaTable(f"{root}/{name}").version() for name in tables]
+    except DeltaError:
+        return None
+
+
 def _require_inside(root: str, table: str, delta: DeltaTable) -> None:
     """See that a table of somebody else's reads nothing but its own files.
 

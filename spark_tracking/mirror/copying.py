@@ -11,10 +11,10 @@ from typing import Any
 import pyarrow as pa
 
 from spark_tracking.errors import NotFound, Unavailable
+from spark_tracking.readers.reader import Row
 from spark_tracking.mirror import artifacts, points
 from spark_tracking.mirror.bookmarks import Bookmark, Bookmarks
 from spark_tracking.mirror.fingerprint import digests
-from spark_tracking.mirror.registers import Row
 from spark_tracking.mirror.result import TO_GO, Progress, SyncResult, Wanted
 from spark_tracking.mirror.source import Source
 
@@ -115,12 +115,12 @@ class Copying(ABC):
     def _changed_runs(self, experiment_ids: tuple[str, ...]) -> Iterator[pa.RecordBatch]:
         """The rows of runs that are not as they were at the last sync, with their `digest` and number of `points`."""
         if not self._wanted.is_part:
-            self._progress(TO_GO, self._source.run_count(experiment_ids) or 0)
-        counts = self._source.point_counts()
+            self._progress(TO_GO, self._source.reader.run_count(experiment_ids) or 0)
+        counts = self._source.reader.point_counts()
         options = {"experiment_ids": experiment_ids, "filter": self._wanted.filter, "start_after": self._wanted.since}
         for batch in self._source.rows("runs_latest", **options):
             ids = batch["run_id"].to_pylist()
-            numbers = [counts.get(id, 0) for id in ids] if self._source.counts else None
+            numbers = [counts.get(id, 0) for id in ids] if self._source.reader.counts_points else None
             found = digests(batch, _UNTOLD, numbers)
             changed = [i for i, (id, digest) in enumerate(zip(ids, found)) if self._wanted.verify or not self._same("run", id, digest)]
             self.result.things["run"].seen += len(ids)
@@ -165,7 +165,7 @@ class Copying(ABC):
             NotFound: a run that the listing showed with metrics has none: it was deleted for good meanwhile.
         """
         fetched = [row for row in rows if self._has_news(row, self._marks.get("run", row["run_id"]))]
-        arrived = points.by_run(self._source.points(fetched))
+        arrived = points.by_run(self._source.reader.points_of(fetched))
         for row in fetched:
             if row["run_id"] not in arrived:
                 raise NotFound(f"The history of run {row['run_id']} cannot be read; it was deleted at the source since it was listed.")
@@ -188,13 +188,13 @@ class Copying(ABC):
         self._expect("logged_model", "logged_models_latest", self.result.things["logged_model"].seen)
         return changed
 
-    @property
-    def _any_models(self) -> bool:
-        return bool(self.result.things["logged_model"].seen)
+    def _complete(self, rows: list[Row]) -> None:
+        if self.result.things["logged_model"].seen:
+            self._source.reader.complete(rows)
 
     def _copy_files(self, uri: str | None, target: str | None) -> None:
         if uri and target and not self._wanted.dry_run:
-            copied = artifacts.copy(self._source.artifact_uri(uri) or uri, target, self._wanted.verify)
+            copied = artifacts.copy(self._source.reader.artifact_uri(uri) or uri, target, self._wanted.verify)
             self.result.files += copied.files
             self.result.bytes += copied.bytes
 

@@ -40,7 +40,7 @@ class IntoLake(Copying):
     def sync(self) -> SyncResult:
         """Do it."""
         begin = time.monotonic()
-        state = self._source.state()
+        state = self._source.reader.state()
         if not self._unchanged(state):
             self._copy()
             self._note_listings()
@@ -90,7 +90,7 @@ class IntoLake(Copying):
     # -- runs ---------------------------------------------------------------------------------------------------
 
     def _copy_together(self, rows: list[Row]) -> None:
-        self._source.complete(rows, self._any_models)
+        self._complete(rows)
         there = {} if self._lake is None else self._lake.get_many("run", [row["run_id"] for row in rows])
         marked = {row["run_id"]: self._marks.get("run", row["run_id"]) for row in rows}
         arrived = self._points(rows)
@@ -191,7 +191,7 @@ class IntoLake(Copying):
 
     def _target_uri(self, uri: str | None, path: str) -> str | None:
         if self._lake is None or (uri and self._wanted.artifacts == "reference"):
-            return self._source.artifact_uri(uri)
+            return self._source.reader.artifact_uri(uri)
         return f"{self._lake.uri.artifact_root}/{path}"
 
 

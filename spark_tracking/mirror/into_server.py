@@ -20,6 +20,7 @@ from spark_tracking.errors import NotFound, SparkTrackingError
 from spark_tracking.kinds.catalog import EXPERIMENT, LOGGED_MODEL, RUN
 from spark_tracking.kinds.shapes import Registers, milliseconds
 from spark_tracking.lake import Event
+from spark_tracking.readers.pages import things
 from spark_tracking.mirror import points
 from spark_tracking.mirror.bookmarks import Bookmark, Bookmarks, packed, unpacked
 from spark_tracking.mirror.copying import RUNS_AT_ONCE, Copying, base_of, chunks, unspooled
@@ -44,9 +45,9 @@ class IntoServer(Copying):
 
     def __init__(self, source: Source, server: Server, wanted: Wanted, progress: Progress) -> None:
         self._server = server
-        self._server.source.reader.ping()
-        marks = Bookmarks(source.lake_root, f"to-{self._server.id}", wanted.dry_run)
-        super().__init__(source, marks, wanted, progress, self._server.source.reader.name)
+        self._server.reader.ping()
+        marks = Bookmarks(source.reader.lake_root, f"to-{self._server.id}", wanted.dry_run)
+        super().__init__(source, marks, wanted, progress, self._server.reader.name)
         self._experiments: dict[str, str] = {}
         self._fresh: set[str] = set()
         self._closed: set[str] = set()
@@ -65,7 +66,7 @@ class IntoServer(Copying):
         return self.result
 
     def _do(self) -> None:
-        state = self._source.state()
+        state = self._source.reader.state()
         deleted = self._copy_experiments()
         ids = tuple(self._experiments)
         if ids and not self._unchanged(state):
@@ -200,7 +201,7 @@ class IntoServer(Copying):
 
     def _make_runs(self, batches: Iterator[pa.RecordBatch]) -> None:
         tally = self.result.things["run"]
-        with ThreadPoolExecutor(self._server.source.at_once) as pool:
+        with ThreadPoolExecutor(self._server.reader.at_once) as pool:
             for batch in batches:
                 for rows in chunks(batch.to_pylist(), RUNS_AT_ONCE):
                     self._find_copies([row for row in rows if self.copy_of("run", row["run_id"]) is None])
@@ -264,9 +265,9 @@ class IntoServer(Copying):
         verify = self._wanted.verify
         rows = [row for row in rows if self.copy_of("run", row["run_id"])]
         rows = [row for row in rows if verify or not self._same("run", row["run_id"], row["digest"])]
-        self._source.complete(rows, self._any_models)
+        self._complete(rows)
         arrived = self._points(rows)
-        with ThreadPoolExecutor(self._server.source.at_once) as pool:
+        with ThreadPoolExecutor(self._server.reader.at_once) as pool:
             done = list(pool.map(lambda row: self._tried(row, arrived.get(row["run_id"])), rows))
         for row, what in zip(rows, done):
             if isinstance(what, Exception):
@@ -294,7 +295,7 @@ class IntoServer(Copying):
     def _fill(self, row: Row, arrived: pa.Table | None) -> tuple[Bookmark, int, int]:
         """Bring one copy up to its run; returns its bookmark, and how many values and points were written."""
         id, copy = row["run_id"], str(self.copy_of("run", row["run_id"]))
-        known = None if id in self._fresh else self._server.run(copy)
+        known = None if id in self._fresh else self._server.reader.run(copy)
         wanted = self._wanted_of(row, known)
         base = split_marks(base_of(self._marks.get("run", id)))
         bookmark = Bookmark(row["digest"], row["points"], marks(wanted))
@@ -308,8 +309,8 @@ class IntoServer(Copying):
         if deleted and (events or metrics):
             self._server.send("runs/restore", {"run_id": copy})
         if self._wanted.artifacts == "copy":
-            uri = known["artifact_uri"] if known else self._server.run(copy)["artifact_uri"]
-            self._copy_files(row["artifact_uri"], self._server.source.artifact_uri(uri))
+            uri = known["artifact_uri"] if known else self._server.reader.run(copy)["artifact_uri"]
+            self._copy_files(row["artifact_uri"], self._server.reader.artifact_uri(uri))
         if known is None or events or metrics or dict(known["tags"]).get(MARK) != state:
             self._write(copy, events, metrics, state)
             if row["lifecycle_stage"] == "deleted":
@@ -337,14 +338,14 @@ class IntoServer(Copying):
                 self._remember("waiting", row["run_id"], Bookmark(b"-", None, parent.encode()))
             wanted["tag", PARENT if copy is None else PARENT_TAG] = copy or parent
         if self._wanted.artifacts == "reference" and row["artifact_uri"]:
-            wanted["tag", ARTIFACTS] = self._source.artifact_uri(row["artifact_uri"])
+            wanted["tag", ARTIFACTS] = self._source.reader.artifact_uri(row["artifact_uri"])
         wanted["tag", ORIGIN] = self._origin(row["run_id"])
         return wanted
 
     def _new_points(self, row: Row, arrived: pa.Table | None, copy: str, known: Row | None) -> list[dict[str, Any]]:
         if arrived is None:
             return []
-        there = set() if known is None else points.keys(self._server.source.points([known]))
+        there = set() if known is None else points.keys(self._server.reader.points_of([known]))
         blocks = points.of_run(copy, "", arrived, there)
         models = self._models.of(row["run_id"])
         found: list[dict[str, Any]] = []
@@ -433,7 +434,7 @@ class IntoServer(Copying):
         }
         wanted["tag", ORIGIN] = self._origin(row["model_id"])
         if self._wanted.artifacts == "reference" and row["artifact_uri"]:
-            wanted["tag", ARTIFACTS] = self._source.artifact_uri(row["artifact_uri"])
+            wanted["tag", ARTIFACTS] = self._source.reader.artifact_uri(row["artifact_uri"])
         if copy is None:
             copy = self._create_model(row)
         id = copy["model_id"]
@@ -451,15 +452,13 @@ class IntoServer(Copying):
             name = {"READY": "LOGGED_MODEL_READY", "FAILED": "LOGGED_MODEL_UPLOAD_FAILED"}[status]
             self._server.send(f"logged-models/{id}", {"model_id": id, "status": name}, "PATCH")
         if self._wanted.artifacts == "copy":
-            self._copy_files(row["artifact_uri"], self._server.source.artifact_uri(copy["artifact_uri"]))
+            self._copy_files(row["artifact_uri"], self._server.reader.artifact_uri(copy["artifact_uri"]))
         if row["lifecycle_stage"] == "deleted":
             self._server.send(f"logged-models/{id}", {}, "DELETE")
         self._marks.put("logged_model", row["model_id"], Bookmark(row["digest"], None, marks(wanted)))
         return len(events)
 
     def _create_model(self, row: Row) -> Row:
-        from spark_tracking.readers import rest_json
-
         experiment, origin = self._experiments[row["experiment_id"]], self._origin(row["model_id"])
         source_run = self.copy_of("run", row["source_run_id"]) if row["source_run_id"] else None
         body = {"experiment_id": experiment, "name": row["name"], "model_type": row["model_type"], "source_run_id": source_run}
@@ -473,5 +472,5 @@ class IntoServer(Copying):
 
         body = {**{k: v for k, v in body.items() if v}, "tags": [{"key": ORIGIN, "value": origin}]}
         made = self._server.create("logged-models", body, find)
-        found: Row = made.get("row") or rest_json.logged_models([made["model"]]).to_pylist()[0]
+        found: Row = made.get("row") or things("logged_models_latest", [made["model"]]).to_pylist()[0]
         return found

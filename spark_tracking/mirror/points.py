@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from spark_tracking.kinds.shapes import milliseconds
 from spark_tracking.lake import Entity, MetricBlock
-from spark_tracking.mirror.registers import Row
+from spark_tracking.readers.reader import Row
 
 ModelAndData = tuple[str, str | None, str | None]
 _Columns = tuple[list[str], list[int], list[int], list[float]]

@@ -16,8 +16,8 @@ from spark_tracking.kinds.catalog import BY_NAME
 from spark_tracking.kinds.shapes import Registers
 from spark_tracking.kinds.state import Register, Stamp, time_of
 from spark_tracking.lake import Entity, Event
+from spark_tracking.readers.reader import Row as Row
 
-Row = dict[str, Any]
 OWNER = ("sync", "source")
 """The register that says which source a thing came from."""
 MARK_BYTES = 8

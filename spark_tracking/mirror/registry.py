@@ -112,7 +112,7 @@ class Registry:
         """A version's registers, its files found where the lake has them."""
         registers = MODEL_VERSION.registers(row)
         source: str = row["source"] or ""
-        registers["attr", "storage_location"] = self._source.artifact_uri(row["storage_location"])
+        registers["attr", "storage_location"] = self._source.reader.artifact_uri(row["storage_location"])
         if self._wanted.artifacts == "copy" and self._lake is not None:
             kind, _, rest = source.partition(":/")
             id, _, path = rest.lstrip("/").partition("/")

@@ -77,7 +77,7 @@ def sync(
         return IntoServer(reading, Server(target, requests_per_second, requests_at_once), wanted, told).sync()
     from spark_tracking.mirror.into_lake import IntoLake
 
-    if reading.uri == target_uri:
+    if reading.reader.uri == target_uri:
         raise InvalidInput(f"'{source}' is both source and target. Name another lake.")
     return IntoLake(reading, target_uri, wanted, told).sync()
 

@@ -19,14 +19,16 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from spark_tracking.errors import InvalidInput, NotFound, PermissionRefused, SparkTrackingError, Unavailable
-from spark_tracking.mirror.registers import Row
+from spark_tracking.readers.query import Query, Range
+from spark_tracking.readers.reader import Row
+from spark_tracking.readers.rest import RestReader
 from spark_tracking.mirror.registry import LOCK
 from spark_tracking.mirror.source import Source
 
 _log = logging.getLogger(__name__)
 ORIGIN = "spark_tracking.source"
 """The tag that says what a thing is a copy of: `<source>/<id there>`."""
-MARK = "spark_tracking.synced"
+MARK = "spark_tracking.mirrored"
 """The tag that says in what state it was copied; a run without it was not copied to the end."""
 PARENT = "spark_tracking.parent"
 """The tag that holds the parent's id at the source while the parent is not on the target."""
@@ -44,14 +46,17 @@ class Server:
     """A target server.
 
     Attributes:
-        source: the same server, as one reads it.
+        source: the same server, as a sync reads it.
+        reader: what reads it.
         id: names it in the source lake's bookmarks.
     """
 
     def __init__(self, uri: str, requests_per_second: float | None, requests_at_once: int) -> None:
         self.source = Source(uri, None, requests_per_second, requests_at_once)
         self.id = self.source.id
-        self._http = self.source.http
+        assert isinstance(self.source.reader, RestReader)
+        self.reader = self.source.reader
+        self._http = self.reader.http
 
     def send(self, path: str, body: Mapping[str, Any], method: str = "POST") -> Any:
         """A request whose repetition changes nothing; done again where MLflow lost a race with itself, as two new runs' data sets do."""
@@ -82,20 +87,9 @@ class Server:
         """The runs that are copies from a source and started in a span (ms), the ends included."""
         where = f"tags.`{ORIGIN}` = {_text(origins[0])}" if len(origins) == 1 else f"tags.`{ORIGIN}` LIKE '{origins[0].split('/')[0]}/%'"
         wanted, ids = set(origins), tuple(dict.fromkeys(experiment_ids))
-        yield from (row for row in self.source.runs_between(ids, where, low, high) if dict(row["tags"])[ORIGIN] in wanted)
-
-    def run(self, id: str) -> Row:
-        """One run, with the models that it read and made.
-
-        Raises:
-            NotFound: it was deleted for good.
-        """
-        from spark_tracking.readers import rest_json
-
-        told = self._http.get("runs/get", run_id=id)["run"]
-        row: Row = rest_json.runs([told], "runs_latest").to_pylist()[0]
-        self.source.complete([row], True)
-        return row
+        query = Query("runs_latest", ids, filter=where, view_type="all", ordered=False)
+        for batch in self.reader.read(query, Range(low or 0, None if high is None else high + 1)):
+            yield from (row for row in batch.to_pylist() if dict(row["tags"])[ORIGIN] in wanted)
 
     def log(self, run_id: str, metrics: Sequence[Mapping[str, Any]], params: Mapping[str, str], tags: Mapping[str, str]) -> None:
         """Any number of values; points and params are in before the first tag is."""

@@ -200,7 +200,7 @@ class ServerRegistry:
         elif self._wanted.artifacts == "copy" and row["run_id"]:
             source = self._moved(source, row["run_id"], copies["run"])
         else:
-            source = self._source.artifact_uri(source) or source
+            source = self._source.reader.artifact_uri(source) or source
         told = {"source": source, "run_id": copies.get("run"), "model_id": copies.get("logged_model"), "run_link": row["run_link"]}
         return {key: value for key, value in told.items() if value}
 
@@ -215,8 +215,8 @@ class ServerRegistry:
         listed_runs = self._source.rows("runs_latest", filter=f"attributes.run_id = '{run_id}'")
         root = next((r["artifact_uri"] for batch in listed_runs for r in batch.to_pylist()), None)
         if not root or not uri.startswith(root):
-            return self._source.artifact_uri(uri) or uri
-        return f"{self._server.run(copy)['artifact_uri']}{uri[len(root) :]}"
+            return self._source.reader.artifact_uri(uri) or uri
+        return f"{self._server.reader.run(copy)['artifact_uri']}{uri[len(root) :]}"
 
     def _give_aliases(self, row: Row, name: str, copy: Row | None) -> None:
         wanted: Registers = {("alias", alias): str(number) for alias, number in row["aliases"] or ()}

@@ -11,22 +11,22 @@ import pyarrow as pa
 
 from spark_tracking.errors import InvalidInput
 from spark_tracking.here import active_tracking_uri
-from spark_tracking.readers.base import Reader
 from spark_tracking.readers.query import Query, milliseconds, moment
+from spark_tracking.readers.reader import Reader
 from spark_tracking.uri import LakeUri, is_lake_uri
 
 DATABASES = ("sqlite", "postgresql", "postgres", "mysql")
 Time = str | int | date | datetime
 
 
-def open_reader(tracking_uri: str, *, requests_per_second: float | None = None) -> Reader:
+def open_reader(tracking_uri: str, *, requests_per_second: float | None = None, requests_at_once: int = 4) -> Reader:
     """The reader for a tracking server.
 
     Args:
         tracking_uri: `delta:` and its kin (a lake), `sqlite:`, `postgresql:`, `mysql:` (an MLflow database), or what
             MLflow reaches over REST: `http(s):`, `databricks`, `azureml:` and other plug-ins. A folder or cloud URL with Delta
             tables in the layout of `system.mlflow`, or an `mlruns/` folder, is read, too.
-        requests_per_second: at most so many requests a second, over REST.
+        requests_per_second, requests_at_once: at most so many requests a second, and under way, over REST.
 
     Raises:
         InvalidUri: no reader fits.
@@ -43,9 +43,9 @@ def open_reader(tracking_uri: str, *, requests_per_second: float | None = None) 
 
         return LakeReader(tracking_uri)
     if layout == "tables":
-        from spark_tracking.readers.system_tables import SystemTablesReader
+        from spark_tracking.readers.lake import SystemTablesReader
 
-        return SystemTablesReader(LakeUri.parse(tracking_uri).root)
+        return SystemTablesReader(tracking_uri)
     if scheme in DATABASES and ":" in tracking_uri:
         from spark_tracking.readers.database import DatabaseReader
 
@@ -55,10 +55,10 @@ def open_reader(tracking_uri: str, *, requests_per_second: float | None = None) 
 
         folder = folder_of(tracking_uri)
         if folder is not None:
-            return FolderReader(folder)
+            return FolderReader(tracking_uri, folder)
     from spark_tracking.readers.rest import RestReader
 
-    return RestReader(tracking_uri, requests_per_second)
+    return RestReader(tracking_uri, requests_per_second, requests_at_once)
 
 
 def _layout(uri: str) -> str:

@@ -1,4 +1,4 @@
-"""What is taken from a server's answers, and what is refused: listings without end, and rows that are none.
+"""Pages of MLflow's REST API as columns (format: https://mlflow.org/docs/latest/rest-api.html), and what of them is refused.
 
 One malformed row costs that row, which is told; a listing that cannot come to its end costs the listing.
 """
@@ -13,11 +13,46 @@ import pyarrow as pa
 
 from spark_tracking import config
 from spark_tracking.errors import Unavailable
+from spark_tracking.kinds.shapes import time_column
+from spark_tracking.readers.nested_columns import batch_of
+from spark_tracking.readers.schemas import TABLES
 
 TOKEN_REPEATS = 3
+Json = Mapping[str, Any]
 Convert = Callable[[Sequence[Any]], pa.RecordBatch]
 Refuse = Callable[[str, str], None]
 """Takes the id of a row and why it is refused."""
+
+
+def things(table: str, page: Sequence[Json]) -> pa.RecordBatch:
+    """Things of a page as rows of a table; raises what fits where one is malformed."""
+    spec = TABLES[table]
+    parts: dict[str, list[Json]] = {"": list(page)}
+    columns = {}
+    for name in spec.schema.names:
+        column = spec.kind.by_name[name]
+        if column.rest is None:
+            continue
+        part, _, key = column.rest.rpartition(".")
+        if part not in parts:
+            parts[part] = [thing.get(part) or {} for thing in page]
+        columns[name] = column.shape.from_page([told.get(key) for told in parts[part]])
+        if column.shape.needed and columns[name].null_count:
+            raise ValueError(f"its {key} is missing")
+    return batch_of(spec.schema, columns)
+
+
+def points(run: Json, name: str, page: Sequence[Json]) -> pa.RecordBatch:
+    """Points of one metric of a run as rows of `run_metrics_history`."""
+    columns = {
+        "run_id": pa.array([run["run_id"]] * len(page), pa.string()),
+        "experiment_id": pa.array([run["experiment_id"]] * len(page), pa.string()),
+        "metric_name": pa.array([name] * len(page), pa.string()),
+        "metric_time": time_column(point.get("timestamp") for point in page),
+        "metric_step": pa.array([int(point.get("step", 0)) for point in page], pa.int64()),
+        "metric_value": pa.array([float(point["value"]) for point in page], pa.float64()),
+    }
+    return batch_of(TABLES["run_metrics_history"].schema, columns)
 
 
 class Listing:
@@ -45,7 +80,7 @@ class Listing:
                 f"set {config.MAX_PAGES.name} to a larger number."
             )
 
-    def token(self, answer: Mapping[str, Any]) -> str | None:
+    def token(self, answer: Json) -> str | None:
         """The token of the next page; None where there is none.
 
         Raises:
@@ -63,7 +98,7 @@ class Listing:
         return token
 
 
-def rows_of(answer: Mapping[str, Any], key: str, what: str) -> list[Any]:
+def rows_of(answer: Json, key: str, what: str) -> list[Any]:
     """The rows of a page.
 
     Raises:

@@ -8,28 +8,31 @@ what it has already seen. Tokens only lead through more than 50,000 runs of one 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import chain
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from spark_tracking.errors import InvalidInput, NotFound, Unavailable
-from spark_tracking.kinds.filters import parse_located
-from spark_tracking.readers import rest_json
-from spark_tracking.readers.base import DERIVED, Reader
-from spark_tracking.readers.pages import Listing, rows_of, sound, sound_rows
+from spark_tracking.errors import InvalidInput, NotFound, PermissionRefused, Unavailable
+from spark_tracking.kinds.catalog import EXPERIMENT, LOGGED_MODEL, RUN
+from spark_tracking.kinds.shapes import time_in_years
+from spark_tracking.masking import without_secrets
+from spark_tracking.readers import rest_histories
+from spark_tracking.readers.pages import Json, Listing, rows_of, sound, sound_rows, things
 from spark_tracking.readers.query import EVERYTHING, Query, Range
+from spark_tracking.readers.reader import Reader, Row, in_order
 from spark_tracking.readers.rest_http import Http, TooLarge
-from spark_tracking.readers.rest_json import Json
+from spark_tracking.readers.schemas import TABLES
 from spark_tracking.readers.streams import interleaved
 
 PAGE_RUNS = 2_000
 PAGE_KEYS = 200_000
 FIRST_RUNS = 500
 LARGEST_PAGE = 50_000
-PAGE_POINTS = 25_000
 PAGE_OTHERS = 1_000
 PAGE_MODELS = 50
 PAGE_FEW = 20
@@ -41,17 +44,26 @@ _VIEWS = {"active_only": "ACTIVE_ONLY", "deleted_only": "DELETED_ONLY", "all": "
 
 
 class RestReader(Reader):
-    """Any server with MLflow's REST API: `http(s)://`, `databricks`, `azureml://` and other plug-ins."""
+    """Any server with MLflow's REST API: `http(s)://`, `databricks`, `azureml://` and other plug-ins.
 
-    def __init__(self, tracking_uri: str, requests_per_second: float | None = None) -> None:
-        self._http = Http(tracking_uri, requests_per_second)
+    Attributes:
+        http: what asks it.
+        at_once: how many requests may be under way.
+    """
+
+    noun = "a tracking server"
+
+    def __init__(self, tracking_uri: str, requests_per_second: float | None = None, requests_at_once: int = AT_ONCE) -> None:
+        self.uri = tracking_uri
+        self.http = Http(tracking_uri, requests_per_second)
+        self.at_once = requests_at_once
 
     @property
     def name(self) -> str:
-        return f"the tracking server {self._http.shown}"
+        return f"the tracking server {self.http.shown}"
 
     def ping(self) -> None:
-        self._http.post("experiments/search", {"max_results": 1}, attempts=3)
+        self.http.post("experiments/search", {"max_results": 1}, attempts=3)
 
     def experiments(self, query: Query) -> dict[str, str]:
         self.ping()
@@ -65,24 +77,18 @@ class RestReader(Reader):
                 if value in (found if asked == "experiment_id" else found.values()):
                     continue
                 try:
-                    told = self._http.get(path, **{asked: value}).get("experiment")
+                    told = self.http.get(path, **{asked: value}).get("experiment")
                 except (NotFound, InvalidInput):
                     continue
-                for experiment in sound_rows(rest_json.experiments, [told] if told else [], partial(self.refuse, "experiments_latest")):
+                for experiment in sound_rows(_experiments, [told] if told else [], partial(self.refuse, "experiments_latest")):
                     found[experiment["experiment_id"]] = experiment["name"]
         return found
 
-    def check_filter(self, query: Query) -> None:
-        parse_located(query.spec.kind, query.filter)
-        if query.version is not None or query.timestamp is not None:
-            raise InvalidInput("version= and timestamp= are for lakes; a tracking server keeps no past states.")
-
     def split(self, query: Query, parts: int | None) -> list[Range]:
-        table = DERIVED.get(query.table, query.table)
-        if table not in ("runs", "runs_latest", "run_metrics_history") or parts == 1:
+        if query.spec.kind is not RUN or parts == 1:
             return [EVERYTHING]
         if parts is None:  # no more than can each ask once a second
-            parts = max(1, min(PARTS, int(self._http.requests_per_second or PARTS)))
+            parts = max(1, min(PARTS, int(self.http.requests_per_second or PARTS)))
         return Range.between(self._bounds(query, parts))
 
     def _bounds(self, query: Query, parts: int) -> list[int]:
@@ -116,44 +122,81 @@ class RestReader(Reader):
         cells.sort(key=lambda cell: cell[1])
         return _cut([(low, high, density) for _, low, high, density in cells], parts)
 
+    # -- what a listing does not tell -------------------------------------------------------------------------
+
+    def run(self, id: str) -> Row:
+        """One run as a row of `runs_latest`, with the models that it read and made.
+
+        Raises:
+            NotFound: it was deleted for good.
+        """
+        row: Row = _runs([self.http.get("runs/get", run_id=id)["run"]]).to_pylist()[0]
+        return row
+
+    def complete(self, runs: Sequence[Row]) -> None:
+        def ask(row: Row) -> None:
+            told = self.run(row["run_id"])
+            row.update({name: told[name] for name in ("model_inputs", "model_outputs")})
+
+        with ThreadPoolExecutor(self.at_once) as pool:
+            list(pool.map(ask, runs))
+
+    def points_of(self, runs: Sequence[Row]) -> pa.Table:
+        """By MLflow's bulk route; what is too long for it, and a server without it, is read metric by metric."""
+        try:
+            batches, long = rest_histories.bulk(self.http, runs, self.at_once)
+        except (NotFound, InvalidInput, PermissionRefused):
+            return self._points_one_by_one(runs)
+        table = pa.Table.from_batches(batches, _POINTS.schema)
+        if not long:
+            return table
+        short = table.filter(pc.invert(pc.is_in(table["run_id"], pa.array(sorted(long), pa.string()))))
+        return pa.concat_tables([short, self._points_one_by_one([run for run in runs if run["run_id"] in long])])
+
+    def _points_one_by_one(self, runs: Sequence[Row]) -> pa.Table:
+        among = ", ".join("'" + run["run_id"].replace("'", "\\'") + "'" for run in runs)
+        experiments = tuple({run["experiment_id"] for run in runs})
+        query = Query(_POINTS.name, experiments, filter=f"attributes.run_id IN ({among})", view_type="all", ordered=False)
+        return pa.Table.from_batches(self.read(query), _POINTS.schema)
+
+    def artifact_uri(self, uri: str | None) -> str | None:
+        """A path of the server's own proxy becomes its URL."""
+        if uri and uri.startswith("mlflow-artifacts:/") and not uri.startswith("mlflow-artifacts://"):
+            path = uri.removeprefix("mlflow-artifacts:/").lstrip("/")
+            return f"{without_secrets(self.uri).rstrip('/')}/api/2.0/mlflow-artifacts/artifacts/{path}"
+        return uri
+
+    # -- listings ---------------------------------------------------------------------------------------------
+
     def _batches(self, query: Query, part: Range) -> Iterator[pa.RecordBatch]:
         batches = self._unordered(query, part)
-        if not query.ordered:
-            yield from batches
-            return
-        table = pa.Table.from_batches(batches, query.spec.schema)
-        yield from table.sort_by([(name, "ascending") for name in query.spec.order]).to_batches(PAGE_RUNS)
+        return in_order(batches, query) if query.ordered else batches
 
     def _unordered(self, query: Query, part: Range) -> Iterator[pa.RecordBatch]:
-        refuse = partial(self.refuse, query.table)
-        if query.table in ("runs", "runs_latest"):
-            for runs in self._pages_of_runs(query, part):
-                yield sound(partial(rest_json.runs, table=query.table), runs, refuse)
-        elif query.table == "run_metrics_history":
+        if query.table == _POINTS.name:
             yield from interleaved(self._series_of(query, part), AT_ONCE, AT_ONCE)
-        elif query.table == "logged_models_latest":
+            return
+        for page in self._pages_of(query, part):
+            yield sound(partial(things, query.table), page, partial(self.refuse, query.table))
+
+    def _pages_of(self, query: Query, part: Range) -> Iterator[list[Json]]:
+        kind = query.spec.kind
+        if kind is RUN:
+            # the whole key space, which is nobody's task, by several requests at once, the next page under way
+            ranges = self.split(query, AT_ONCE * 2) if part == EVERYTHING else [part]
+            yield from interleaved((partial(self._runs, query, range) for range in ranges), AT_ONCE)
+        elif kind is EXPERIMENT:
+            yield from self._list_experiments(query, query.filter)
+        elif kind is LOGGED_MODEL:
+            order = [{"field_name": "creation_timestamp", "ascending": True}]
             for ids in self._experiment_ids(query):
-                order = [{"field_name": "creation_timestamp", "ascending": True}]
-                models = {"experiment_ids": ids, "filter": query.filter, "max_results": PAGE_MODELS, "order_by": order}
-                for page in self._pages("logged-models/search", "models", models):
-                    yield sound(rest_json.logged_models, page, refuse)
-        elif query.table == "experiments_latest":
-            yield from map(rest_json.experiments, self._list_experiments(query, query.filter))
+                asked = {"experiment_ids": ids, "filter": query.filter, "max_results": PAGE_MODELS, "order_by": order}
+                yield from self._pages("logged-models/search", "models", asked)
         else:
-            path, key = {"registered_models_latest": ("registered-models", "registered_models")}.get(
-                query.table, ("model-versions", "model_versions")
-            )
-            convert = rest_json.registered_models if key == "registered_models" else rest_json.model_versions
-            body: dict[str, Any] = {"filter": query.filter, "max_results": PAGE_OTHERS}
-            for page in self._pages(f"{path}/search", key, body, "GET"):
-                yield sound(convert, page, refuse)
+            body = {"filter": query.filter, "max_results": PAGE_OTHERS}
+            yield from self._pages(f"{kind.plural.replace('_', '-')}/search", kind.plural, body, "GET")
 
     # -- runs -------------------------------------------------------------------------------------------------
-
-    def _pages_of_runs(self, query: Query, part: Range) -> Iterator[list[Json]]:
-        """The pages of a range, the next one under way; the whole key space, which is nobody's task, by several requests at once."""
-        ranges = self.split(query, AT_ONCE * 2) if part == EVERYTHING else [part]
-        return interleaved((partial(self._runs, query, range) for range in ranges), AT_ONCE)
 
     def _runs(self, query: Query, part: Range) -> Iterator[list[Json]]:
         for ids in self._experiment_ids(query):
@@ -216,11 +259,11 @@ class RestReader(Reader):
             "order_by": [f"attributes.start_time {order}"],
             "page_token": token,
         }
-        answer = self._shrinking(lambda size: self._http.post("runs/search", {**body, "max_results": size}), count)
+        answer = self._shrinking(lambda size: self.http.post("runs/search", {**body, "max_results": size}), count)
         runs = rows_of(answer, "runs", self.name)
         plain = [run for run in runs if _is_run(run)]
         if len(plain) < len(runs):
-            sound_rows(_checked_runs, [run for run in runs if not _is_run(run)], partial(self.refuse, "runs_latest"))
+            sound_rows(_runs, [run for run in runs if not _is_run(run)], partial(self.refuse, "runs_latest"))
         return plain, answer.get("next_page_token")
 
     def _shrinking(self, ask: Callable[[int], Any], size: int) -> Any:
@@ -236,33 +279,9 @@ class RestReader(Reader):
     def _series_of(self, query: Query, part: Range) -> Iterator[Callable[[], Iterator[pa.RecordBatch]]]:
         """What reads each metric of each run."""
         for page in self._runs(query, part):
-            for run in sound_rows(_checked_runs, page, partial(self.refuse, "runs_latest")):
-                yield from (partial(self._series, run, metric["key"]) for metric in run.get("data", {}).get("metrics", ()))
-
-    def _series(self, run: Json, name: str) -> Iterator[pa.RecordBatch]:
-        """The history of one metric, page by page; a point that is logged in between may move others to the next page, never past it."""
-        seen: set[tuple[Any, ...]] = set()
-        token = None
-        id = run["info"]["run_id"]
-        listing = Listing(f"The history of '{name}' of run {id} on {self.name}")
-        convert = partial(rest_json.points, run, name)
-
-        def refuse(point: str, reason: str) -> None:
-            self.refuse("run_metrics_history", f"{id}, a point of '{name}'", reason)
-
-        while True:
-            asked = {"run_id": id, "metric_key": name, "max_results": PAGE_POINTS, "page_token": token}
-            answer = self._http.get("metrics/get-history", **asked)
-            page, token = rows_of(answer, "metrics", self.name), listing.token(answer)
-            if token or seen:
-                page = sound_rows(convert, page, refuse) if not all(map(_is_point, page)) else page
-                points = {(p["timestamp"], p.get("step", 0), p["value"]): p for p in page}
-                page = [p for key, p in points.items() if key not in seen]
-                seen = set(points)
-            if page:
-                yield sound(convert, page, refuse)
-            if not token:
-                return
+            for run in sound_rows(_runs, page, partial(self.refuse, "runs_latest")):
+                for metric in (run.get("data") or {}).get("metrics", ()):
+                    yield partial(rest_histories.series, self.http, run["info"], metric["key"], partial(self.refuse, _POINTS.name))
 
     # -- the others -------------------------------------------------------------------------------------------
 
@@ -280,7 +299,7 @@ class RestReader(Reader):
         body = {"filter": filter, "view_type": view, "max_results": PAGE_OTHERS, "order_by": ["experiment_id ASC"]}
         wanted = None if query.experiment_ids is None or everything else set(query.experiment_ids)
         for page in self._pages("experiments/search", "experiments", body):
-            page = sound_rows(rest_json.experiments, page, partial(self.refuse, "experiments_latest"))
+            page = sound_rows(_experiments, page, partial(self.refuse, "experiments_latest"))
             yield [experiment for experiment in page if wanted is None or experiment["experiment_id"] in wanted]
 
     def _pages(self, path: str, key: str, body: dict[str, Any], method: str = "POST") -> Iterator[list[Json]]:
@@ -289,7 +308,7 @@ class RestReader(Reader):
 
         def ask(size: int) -> Any:
             asked = {**body, "max_results": size, "page_token": token}
-            return self._http.get(path, **asked) if method == "GET" else self._http.post(path, asked)
+            return self.http.get(path, **asked) if method == "GET" else self.http.post(path, asked)
 
         while True:
             answer = self._shrinking(ask, body["max_results"])
@@ -300,7 +319,8 @@ class RestReader(Reader):
                 return
 
 
-_checked_runs = partial(rest_json.runs, table="runs_latest")
+_POINTS = TABLES["run_metrics_history"]
+_runs, _experiments = (partial(things, table) for table in ("runs_latest", "experiments_latest"))
 
 
 def _is_run(run: Any) -> bool:
@@ -308,13 +328,9 @@ def _is_run(run: Any) -> bool:
     try:
         data, start = run.get("data") or {}, run["info"].get("start_time")
         lists = all(isinstance(data.get(kind) or [], list) for kind in ("metrics", "params", "tags"))
-        return lists and bool(run["info"]["run_id"] + "") and (start is None or rest_json.time(start) is not None)
+        return lists and bool(run["info"]["run_id"] + "") and (start is None or time_in_years(start) is not None)
     except (KeyError, TypeError, AttributeError, ValueError, OverflowError):
         return False
-
-
-def _is_point(point: Any) -> bool:
-    return isinstance(point, dict) and not any(isinstance(point.get(name), (dict, list, type(None))) for name in ("timestamp", "value"))
 
 
 def _start(run: Json) -> int | None:

@@ -15,7 +15,7 @@ import pytest
 
 from spark_tracking import read
 from spark_tracking.errors import PermissionRefused, Unavailable
-from spark_tracking.readers import open_reader, sql
+from spark_tracking.readers import database_connection, open_reader
 from spark_tracking.readers.query import Query
 from spark_tracking.readers.schemas import TABLES
 from tests.servers import free_port, postgresql, postgresql_programs
@@ -92,7 +92,7 @@ def test_a_database_server_gives_the_rows_of_sqlite(filled: str, database_uri: s
     if adbc:
         pytest.importorskip("adbc_driver_postgresql")
     else:
-        monkeypatch.setattr(sql, "_adbc", lambda *_: None)
+        monkeypatch.setattr(database_connection, "_adbc", lambda *_: None)
     names = ["run_name", "experiment_id", "start_time", "end_time", "status", "params", "tags", "aggregated_metrics", "datasets", "metrics"]
     rows = []
     for uri in (filled, database_uri):

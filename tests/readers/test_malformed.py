@@ -8,11 +8,11 @@ import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from spark_tracking import read
-from spark_tracking.readers.database_rows import schema_of
-from spark_tracking.readers.sql import Database
+from spark_tracking.readers.database_connection import Database
 from tests.readers.test_databases import mysql, quick_postgresql
 
 BROKEN = {
@@ -44,7 +44,7 @@ TEXTS = ["plain", "it's", "back\\slash", "\\' OR 1 = 1 --", "\\", "'\\''", "Ã¼ðŸ
 def same(uri: str) -> None:
     database = Database(uri)
     for text in TEXTS:
-        assert database.table(f"SELECT {database.text(text)} AS t", schema_of(t="s"))["t"].to_pylist() == [text], text
+        assert database.table(f"SELECT {database.text(text)} AS t", pa.schema([("t", pa.string())]))["t"].to_pylist() == [text], text
 
 
 def test_literals_of_sqlite(database_uri: str) -> None:

@@ -18,7 +18,7 @@ from mlflow.tracking import MlflowClient
 
 from spark_tracking import read
 from spark_tracking.errors import InvalidInput, InvalidUri, NotFound, PermissionRefused, Unavailable
-from spark_tracking.readers import open_reader, rest, rest_http
+from spark_tracking.readers import open_reader, rest, rest_histories, rest_http
 from spark_tracking.readers.query import Query
 from tests.servers import mlflow_server
 
@@ -248,7 +248,7 @@ def test_runs_that_started_together_are_all_read(own_server: str, monkeypatch: p
 
 
 def test_a_history_longer_than_a_page_is_whole(own_server: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rest, "PAGE_POINTS", 100)
+    monkeypatch.setattr(rest_histories, "PAGE_POINTS", 100)
     client = MlflowClient(own_server)
     experiment = client.create_experiment(f"long {time.time()}")
     run = client.create_run(experiment)
@@ -258,7 +258,7 @@ def test_a_history_longer_than_a_page_is_whole(own_server: str, monkeypatch: pyt
 
 
 def test_a_long_history_is_never_held_as_a_whole(own_server: str, own_proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rest, "PAGE_POINTS", 50)
+    monkeypatch.setattr(rest_histories, "PAGE_POINTS", 50)
     client = MlflowClient(own_server)
     experiment = client.create_experiment(f"endless {time.time()}")
     run = client.create_run(experiment)

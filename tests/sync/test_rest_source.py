@@ -13,8 +13,8 @@ import pytest
 from mlflow.entities import Metric
 from mlflow.tracking import MlflowClient
 
-from spark_tracking.mirror import histories, sync
-from spark_tracking.readers import rest
+from spark_tracking.readers import rest, rest_histories
+from spark_tracking.mirror import sync
 from tests.servers import mlflow_server
 from tests.sync.conftest import T0, shown, write_history
 from tests.sync.proxy import Proxy
@@ -25,8 +25,8 @@ LONG = 2_500
 @pytest.fixture(autouse=True)
 def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     """The long run's points take several pages by either route."""
-    monkeypatch.setattr(histories, "POINTS_A_REQUEST", 2_000)
-    monkeypatch.setattr(rest, "PAGE_POINTS", 1_000)
+    monkeypatch.setattr(rest_histories, "POINTS_A_REQUEST", 2_000)
+    monkeypatch.setattr(rest_histories, "PAGE_POINTS", 1_000)
 
 
 @pytest.fixture(scope="module")

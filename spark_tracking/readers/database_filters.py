@@ -10,7 +10,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
 from spark_tracking.kinds.catalog import RUN, Kind, Pairs
 from spark_tracking.kinds.filters import PROMPT_TAG, Comparison, Filter
-from spark_tracking.readers.sql import Database
+from spark_tracking.readers.database_connection import Database
 
 
 def conditions(filter: Filter, database: Database) -> Iterator[str]:
@@ -61,20 +61,21 @@ def _on_dataset(c: Comparison, database: Database) -> str:
 def compare(column: str, comparator: str, value: Any, database: Database) -> str:
     """One comparison, minding the case as MLflow does."""
     if comparator in ("IN", "NOT IN"):
-        literals = ", ".join(_literal(v, database) for v in ([value] if isinstance(value, str) else value))
+        literals = ", ".join(literal(v, database) for v in ([value] if isinstance(value, str) else value))
         return f"{_binary(database)}{column} {comparator} ({literals})"
-    literal = _literal(value, database)
+    shown = literal(value, database)
     if comparator == "ILIKE":
-        return f"{column} ILIKE {literal}" if database.dialect == "postgresql" else f"lower({column}) LIKE lower({literal})"
+        return f"{column} ILIKE {shown}" if database.dialect == "postgresql" else f"lower({column}) LIKE lower({shown})"
     binary = _binary(database) if isinstance(value, str) else ""
-    return f"{binary}{column} {comparator} {literal}"
+    return f"{binary}{column} {comparator} {shown}"
 
 
 def _binary(database: Database) -> str:
     return "BINARY " if database.dialect == "mysql" else ""
 
 
-def _literal(value: Any, database: Database) -> str:
+def literal(value: Any, database: Database) -> str:
+    """A text or a number in SQL."""
     if isinstance(value, str):
         return database.text(value)
     if isinstance(value, float):

@@ -1,13 +1,12 @@
-"""Columns of maps and lists from rows of keys and values, without touching a row in Python."""
+"""Columns of maps and lists from rows of keys and values, without touching a row in Python; and columns as a batch."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-
-FIRST_TIME, LAST_TIME = -62_135_596_800_000, 253_402_300_799_999
-"""The years 1 to 9999 in milliseconds since 1970."""
 
 
 def maps(owners: pa.Array, rows: pa.Table, type_: pa.MapType) -> pa.Array:
@@ -28,12 +27,7 @@ def maps(owners: pa.Array, rows: pa.Table, type_: pa.MapType) -> pa.Array:
 
 
 def lists(owners: pa.Array, rows: pa.Table, type_: pa.ListType) -> pa.Array:
-    """For each owner the list of its structs, sorted by their first field.
-
-    Args:
-        owners: ids, each once.
-        rows: the owner's column, then those of the struct's fields in their order.
-    """
+    """For each owner the list of its values, or structs by their first field: `rows` has the owner, then the value or the fields."""
     order, offsets = _grouped(owners, rows.column(0), rows.column(1))
     item = type_.value_type
     if not pa.types.is_struct(item):
@@ -64,14 +58,11 @@ def _one(column: pa.ChunkedArray | pa.Array, type_: pa.DataType) -> pa.Array:
     return array.cast(type_)
 
 
-def times(column: pa.Array) -> pa.Array:
-    """Milliseconds since 1970 as times.
-
-    Raises:
-        ValueError: one lies outside of the years that can be shown.
-    """
-    found = pc.min_max(column.cast(pa.int64())).as_py()
-    for end in (found["min"], found["max"]):
-        if end is not None and not FIRST_TIME <= end <= LAST_TIME:
-            raise ValueError(f"the time {end} is not within the years 1 to 9999")
-    return pc.multiply(column.cast(pa.int64()), 1000).cast(pa.timestamp("us", tz="UTC"))
+def batch_of(schema: pa.Schema, columns: Mapping[str, pa.Array | pa.ChunkedArray]) -> pa.RecordBatch:
+    """The columns of a schema, null where there are none of that name; a time of deletion only of what is in the trash."""
+    rows = len(next(iter(columns.values())))
+    if "delete_time" in columns:
+        deleted = pc.equal(columns["lifecycle_stage"], "deleted")
+        columns = {**columns, "delete_time": pc.if_else(deleted, columns["delete_time"], None)}
+    arrays = [_one(columns[f.name], f.type) if f.name in columns else pa.nulls(rows, f.type) for f in schema]
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
