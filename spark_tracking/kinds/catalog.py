@@ -44,6 +44,7 @@ class Column:
         sql: its column in MLflow's database, or its table of pairs; default what the classes say. None: not there.
         filters: what MLflow's filters and orders call it, besides the column's name.
         in_class: whether MLflow's class has it.
+        listed: whether the pages of a listing tell it, not only that of the thing alone.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Column:
     sql: str | Pairs | None = _TOLD
     filters: tuple[str, ...] = ()
     in_class: bool = True
+    listed: bool = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "register", self.register or self.name)
@@ -177,8 +179,8 @@ RUN = Kind(
         Column("lifecycle_stage", shapes.STAGE, rest="info.lifecycle_stage"),
         Column("metrics", shapes.LATEST_VALUES, rest="data.metrics", sql=Pairs("latest_metrics")),
         Column("datasets", shapes.DATA, rest="inputs.dataset_inputs"),
-        Column("model_inputs", shapes.MODELS, "model_input", rest="inputs.model_inputs"),
-        Column("model_outputs", shapes.STEPPED_MODELS, "model_output", rest="outputs.model_outputs"),
+        Column("model_inputs", shapes.MODELS, "model_input", rest="inputs.model_inputs", listed=False),
+        Column("model_outputs", shapes.STEPPED_MODELS, "model_output", rest="outputs.model_outputs", listed=False),
     ),
     sql_key=("run_uuid",),
     born=("start_time",),

@@ -77,7 +77,8 @@ class FolderReader(Reader):
             yield from (batch for runs in self._runs(query) for run in runs for batch in self._history(run))
             return
         for page in self._pages(query):
-            yield pages.sound(partial(pages.things, query.table), [_json(one) for one in page], partial(self.refuse, query.table))
+            convert = partial(pages.things, query.table, whole=True)
+            yield pages.sound(convert, [_json(one) for one in page], partial(self.refuse, query.table))
 
     def _pages(self, query: Query) -> Iterator[list[Any]]:
         kind = query.spec.kind

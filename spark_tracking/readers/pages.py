@@ -24,14 +24,14 @@ Refuse = Callable[[str, str], None]
 """Takes the id of a row and why it is refused."""
 
 
-def things(table: str, page: Sequence[Json]) -> pa.RecordBatch:
-    """Things of a page as rows of a table; raises what fits where one is malformed."""
+def things(table: str, page: Sequence[Json], whole: bool = False) -> pa.RecordBatch:
+    """Things of a page, of a listing or each as a `whole`, as rows of a table; raises what fits where one is malformed."""
     spec = TABLES[table]
     parts: dict[str, list[Json]] = {"": list(page)}
     columns = {}
     for name in spec.schema.names:
         column = spec.kind.by_name[name]
-        if column.rest is None:
+        if column.rest is None or not (column.listed or whole):
             continue
         part, _, key = column.rest.rpartition(".")
         if part not in parts:

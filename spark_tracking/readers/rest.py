@@ -130,7 +130,7 @@ class RestReader(Reader):
         Raises:
             NotFound: it was deleted for good.
         """
-        row: Row = _runs([self.http.get("runs/get", run_id=id)["run"]]).to_pylist()[0]
+        row: Row = _runs([self.http.get("runs/get", run_id=id)["run"]], whole=True).to_pylist()[0]
         return row
 
     def complete(self, runs: Sequence[Row]) -> None:

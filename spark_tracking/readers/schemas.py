@@ -8,7 +8,6 @@ of `runs` are those of Databricks' `mlflow-experiment` data source
 from __future__ import annotations
 
 from dataclasses import dataclass
-from operator import attrgetter
 
 import pyarrow as pa
 
@@ -18,7 +17,6 @@ from spark_tracking.kinds.shapes import DATASETS as DATASETS_OF_RUN
 from spark_tracking.lake.tables import RUN_METRICS_HISTORY
 
 _INNER = ("hlc", "version_id")
-_REST, _SQL = attrgetter("rest"), attrgetter("sql")
 
 
 @dataclass(frozen=True)
@@ -48,10 +46,10 @@ def _without_inner(schema: pa.Schema) -> pa.Schema:
 
 
 def _of(kind: Kind, about: str, order: tuple[str, ...] = (), untold: tuple[str, ...] = ()) -> Table:
-    """The table of a kind's things; `untold` is what pages could tell and listings don't."""
     schema = _without_inner(kind.schema)
-    rest, database = (tuple(c.name for c in kind.columns if way(c) is None and c.name in schema.names) for way in (_REST, _SQL))
-    return Table(kind.table, schema, order or (kind.key,), kind, about, (*rest, *untold), database)
+    told = [column for column in kind.columns if column.name in schema.names]
+    rest = (*untold, *(column.name for column in told if column.rest is None or not column.listed))
+    return Table(kind.table, schema, order or (kind.key,), kind, about, rest, tuple(column.name for column in told if column.sql is None))
 
 
 _RUN_COLUMNS = ("run_id", "experiment_id", "metrics", "params", "tags", "start_time", "end_time", "status", "artifact_uri")
@@ -74,7 +72,6 @@ TABLES: dict[str, Table] = {
             RUN,
             "Runs in the columns of `system.mlflow.runs_latest`, and more after them. `aggregated_metrics` holds each metric's least, "
             "greatest and latest value; over REST the first two are null, since only the whole history tells them.",
-            untold=("model_inputs", "model_outputs"),
         ),
         Table(
             "run_metrics_history",
