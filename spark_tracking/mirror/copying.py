@@ -11,12 +11,12 @@ from typing import Any
 import pyarrow as pa
 
 from spark_tracking.errors import NotFound, Unavailable
-from spark_tracking.readers.reader import Row
 from spark_tracking.mirror import artifacts, points
 from spark_tracking.mirror.bookmarks import Bookmark, Bookmarks
 from spark_tracking.mirror.fingerprint import digests
 from spark_tracking.mirror.result import TO_GO, Progress, SyncResult, Wanted
 from spark_tracking.mirror.source import Source
+from spark_tracking.readers.reader import Row
 
 _log = logging.getLogger(__name__)
 RUNS_AT_ONCE = 500

@@ -20,7 +20,6 @@ from spark_tracking.errors import NotFound, SparkTrackingError
 from spark_tracking.kinds.catalog import EXPERIMENT, LOGGED_MODEL, RUN
 from spark_tracking.kinds.shapes import Registers, milliseconds
 from spark_tracking.lake import Event
-from spark_tracking.readers.pages import things
 from spark_tracking.mirror import points
 from spark_tracking.mirror.bookmarks import Bookmark, Bookmarks, packed, unpacked
 from spark_tracking.mirror.copying import RUNS_AT_ONCE, Copying, base_of, chunks, unspooled
@@ -36,6 +35,7 @@ from spark_tracking.mirror.result import Progress, SyncResult, Wanted
 from spark_tracking.mirror.server import ARTIFACTS, MARK, ORIGIN, PARENT, Server, dataset, metric, pairs
 from spark_tracking.mirror.server_registry import ServerRegistry
 from spark_tracking.mirror.source import Source
+from spark_tracking.readers.pages import things
 
 PARENT_TAG = "mlflow.parentRunId"
 

@@ -19,11 +19,11 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from spark_tracking.errors import InvalidInput, NotFound, PermissionRefused, SparkTrackingError, Unavailable
+from spark_tracking.mirror.registry import LOCK
+from spark_tracking.mirror.source import Source
 from spark_tracking.readers.query import Query, Range
 from spark_tracking.readers.reader import Row
 from spark_tracking.readers.rest import RestReader
-from spark_tracking.mirror.registry import LOCK
-from spark_tracking.mirror.source import Source
 
 _log = logging.getLogger(__name__)
 ORIGIN = "spark_tracking.source"

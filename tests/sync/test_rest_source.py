@@ -13,8 +13,8 @@ import pytest
 from mlflow.entities import Metric
 from mlflow.tracking import MlflowClient
 
-from spark_tracking.readers import rest, rest_histories
 from spark_tracking.mirror import sync
+from spark_tracking.readers import rest, rest_histories
 from tests.servers import mlflow_server
 from tests.sync.conftest import T0, shown, write_history
 from tests.sync.proxy import Proxy
