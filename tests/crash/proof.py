@@ -15,7 +15,7 @@ from spark_tracking.kinds.rows import rows as project_rows
 from spark_tracking.lake import Lake
 from spark_tracking.lake.journal import SEALED, SUFFIX
 from spark_tracking.lake.log import Table
-from spark_tracking.lake.replay import of_logs
+from spark_tracking.lake.replay import lacking, of_logs
 from spark_tracking.lake.tables import DERIVED, LOGS
 from spark_tracking.uri import LakeUri
 from tests.crash.worker import SHARED_RUN, TRIPLE, half_calls
@@ -82,7 +82,8 @@ def prove(root: str, histories: Path) -> Recorded:
         wrong += _registers(lake, recorded)
         wrong += _derived(lake)
         wrong += half_calls(lake.uri.root)
-        wrong += [problem for problem in lake.check().problems if "no whole record" not in problem]  # half of a call that was killed
+        found = [problem for problem in lake.check().problems if "no whole record" not in problem]  # half of a call that was killed
+        wrong += [*found, *(_what_is_lacking(lake) if found else ())]
         wrong += _journal_left(lake)
     finally:
         lake.close()
@@ -188,6 +189,13 @@ def _derived(lake: Lake) -> Iterator[str]:
         rebuilt = project_rows(spec.kind, [e for e in truth.values() if e.kind == spec.kind]).select(columns)
         if stored.to_pylist() != rebuilt.to_pylist():
             yield f"{spec.name} is not what the logs make of it: {stored.num_rows} rows, rebuilt {rebuilt.num_rows}"
+
+
+def _what_is_lacking(lake: Lake) -> Iterator[str]:
+    """What the logs have of runs and this process does not show."""
+    for (kind, id), truth in of_logs(*(Table(lake.uri.root, spec) for spec in LOGS)).items():
+        if truth.exists and any(lack := lacking(lake.get(kind, id), truth)):
+            yield f"{kind} '{id}' is shown without {lack}"
 
 
 def _journal_left(lake: Lake) -> Iterator[str]:

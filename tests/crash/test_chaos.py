@@ -10,8 +10,8 @@ import os
 import random
 import time
 from multiprocessing.context import ForkServerContext
-from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,7 +28,7 @@ class Chaos:
     def __init__(self, processes: ForkServerContext, uri: str, histories: Path, roles: list[str], seed: int) -> None:
         self._processes, self._uri, self._histories = processes, uri, histories
         self.rng = random.Random(seed)
-        self._running: dict[int, tuple[str, BaseProcess]] = {}
+        self._running: dict[int, tuple[str, Any]] = {}
         self.started = self.killed = 0
         self.failed: list[str] = []
         for place, role in enumerate(roles):
@@ -38,10 +38,22 @@ class Chaos:
         kind, *behind = role.split()
         options = {"clock_behind_s": 3600 if behind else 0, "flush_seconds": self.rng.choice([0.05, 0.3, 5])}
         history = str(self._histories / f"{kind}-{place}-{self.started}.jsonl")
-        process = self._processes.Process(target=main, args=(kind, self._uri, self.rng.getrandbits(32), history, options))
+        process = self.process(kind, self._uri, self.rng.getrandbits(32), history, options)
         process.start()
         self._running[place] = role, process
         self.started += 1
+
+    def process(self, *arguments: Any) -> Any:
+        return self._processes.Process(target=main, args=arguments)
+
+    def keep_killing(self, seconds: float, pause: float) -> None:
+        end = time.monotonic() + seconds
+        try:
+            while time.monotonic() < end:
+                time.sleep(self.rng.expovariate(1 / pause))
+                self.kill_one()
+        finally:
+            self.stop()
 
     def kill_one(self) -> None:
         place = self.rng.choice(list(self._running))
@@ -66,13 +78,7 @@ def run(processes: ForkServerContext, uri: str, histories: Path, roles: list[str
     first.start()
     first.join()
     chaos = Chaos(processes, uri, histories, roles, seed)
-    end = time.monotonic() + seconds
-    try:
-        while time.monotonic() < end:
-            time.sleep(chaos.rng.expovariate(1 / pause))
-            chaos.kill_one()
-    finally:
-        chaos.stop()
+    chaos.keep_killing(seconds, pause)
     recorded = prove(uri, histories)
     assert not chaos.failed
     versions = [call for call in recorded.acknowledged if call.tried.get("names") == "version"]
