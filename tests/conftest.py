@@ -23,6 +23,13 @@ os.environ["AWS_EC2_METADATA_DISABLED"] = "true"  # without it a missing credent
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whatever has a Spark by a fixture is marked so; tests that start one of their own say it themselves."""
+    for item in items:
+        if "spark" in getattr(item, "fixturenames", ()):
+            item.add_marker("spark")
+
+
 @pytest.fixture(autouse=True)
 def isolated(tmp_path: Path) -> Iterator[None]:
     """Each test starts in a folder of its own with MLflow as a new process has it, and leaves nothing set behind.

@@ -53,6 +53,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.spark
 def test_jars_that_cannot_be_downloaded_are_an_error_with_what_ivy_said(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DEFAULT_ARTIFACT_REPOSITORY", (home / "empty").as_uri())
     with pytest.raises(Unavailable, match=r"(?s)io\.delta:delta-spark.*DEFAULT_ARTIFACT_REPOSITORY.*UNRESOLVED"):
