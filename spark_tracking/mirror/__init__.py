@@ -6,10 +6,10 @@ Example:
     True
 """
 
-from spark_tracking.mirror.follow import follow as follow
+from spark_tracking.mirror.entrance import follow as follow
+from spark_tracking.mirror.entrance import sync as sync
 from spark_tracking.mirror.result import Failure as Failure
 from spark_tracking.mirror.result import SyncResult as SyncResult
 from spark_tracking.mirror.result import Tally as Tally
-from spark_tracking.mirror.run import sync as sync
 
 __all__ = ["Failure", "SyncResult", "Tally", "follow", "sync"]

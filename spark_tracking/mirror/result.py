@@ -9,10 +9,10 @@ from typing import Any
 
 from mlflow.exceptions import MlflowException
 
+from spark_tracking.kinds.catalog import KINDS
 from spark_tracking.masking import masked
 from spark_tracking.readers.pages import reason as why
 
-KINDS = ("experiment", "run", "logged_model", "registered_model", "model_version")
 ARTIFACT_MODES = ("copy", "reference", "none")
 
 
@@ -61,6 +61,12 @@ class Tally:
     failed: int = 0
     written: int = 0
 
+    def count(self, is_new: bool, written: int, points: int = 0) -> None:
+        """Note a thing for which some values and points were written."""
+        self.new += is_new
+        self.changed += not is_new and bool(written or points)
+        self.written += written
+
 
 @dataclass(frozen=True)
 class Failure:
@@ -86,7 +92,7 @@ class SyncResult:
     source: str
     target: str
     dry_run: bool = False
-    things: dict[str, Tally] = field(default_factory=lambda: {kind: Tally() for kind in KINDS})
+    things: dict[str, Tally] = field(default_factory=lambda: {kind.name: Tally() for kind in KINDS})
     points: int = 0
     files: int = 0
     bytes: int = 0

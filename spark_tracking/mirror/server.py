@@ -7,19 +7,21 @@ creation on a tag that says what it is a copy of, and what was perhaps created i
 from __future__ import annotations
 
 import logging
-import math
 import os
 import random
 import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
 from spark_tracking.errors import InvalidInput, NotFound, PermissionRefused, SparkTrackingError, Unavailable
-from spark_tracking.mirror.registry import LOCK
+from spark_tracking.kinds.catalog import Kind
+from spark_tracking.lake import Event
+from spark_tracking.mirror.copying import LOCK
+from spark_tracking.mirror.requests import POINTS_A_REQUEST, Request, deletion, requests
 from spark_tracking.mirror.source import Source
 from spark_tracking.readers.query import Query, Range
 from spark_tracking.readers.reader import Row
@@ -38,8 +40,6 @@ ATTEMPTS = 6
 RACES = 4
 LOCK_BEAT_SECONDS = 5.0
 LOCK_STALE_SECONDS = 30.0
-_METRICS, _PARAMS, _TAGS = 900, 100, 100
-"""How much `runs/log-batch` takes at once: 1000 of all."""
 
 
 class Server:
@@ -58,11 +58,15 @@ class Server:
         self.reader = self.source.reader
         self._http = self.reader.http
 
-    def send(self, path: str, body: Mapping[str, Any], method: str = "POST") -> Any:
+    def rows(self, kind: Kind, **options: Any) -> Iterator[Row]:
+        """The things of a kind that it has, those in the trash too."""
+        return (row for batch in self.source.rows(kind.table, **options) for row in batch.to_pylist())
+
+    def send(self, request: Request) -> Any:
         """A request whose repetition changes nothing; done again where MLflow lost a race with itself, as two new runs' data sets do."""
         for left in reversed(range(RACES)):
             try:
-                return self._http.send(method, path, body, ATTEMPTS)
+                return self._http.send(*request, ATTEMPTS)
             except InvalidInput as error:
                 if not left or not _is_there_already(error):
                     raise
@@ -91,30 +95,29 @@ class Server:
         for batch in self.reader.read(query, Range(low or 0, None if high is None else high + 1)):
             yield from (row for row in batch.to_pylist() if dict(row["tags"])[ORIGIN] in wanted)
 
-    def log(self, run_id: str, metrics: Sequence[Mapping[str, Any]], params: Mapping[str, str], tags: Mapping[str, str]) -> None:
-        """Any number of values; points and params are in before the first tag is."""
-        kinds: tuple[tuple[str, Sequence[Any], int], ...] = (
-            ("params", pairs(params.items()), _PARAMS),
-            ("metrics", metrics, _METRICS),
-            ("tags", pairs(tags.items()), _TAGS),
-        )
-        for kind, items, size in kinds:
-            for start in range(0, len(items), size):
-                self._log_some(run_id, kind, items[start : start + size])
+    def carry_out(self, events: Sequence[Event]) -> None:
+        """Changes of one thing."""
+        for request in requests(events):
+            self.send(request)
 
-    def _log_some(self, run_id: str, kind: str, items: Sequence[Any]) -> None:
-        """Log values. A point whose model has one of its time and step already is logged for the run alone."""
+    def log_points(self, run_id: str, points: Sequence[Mapping[str, Any]]) -> None:
+        """Any number of metric points."""
+        for start in range(0, len(points), POINTS_A_REQUEST):
+            self._log_some(run_id, points[start : start + POINTS_A_REQUEST])
+
+    def _log_some(self, run_id: str, points: Sequence[Mapping[str, Any]]) -> None:
+        """A point whose model has one of its time and step already is logged for the run alone."""
         try:
-            self.send("runs/log-batch", {"run_id": run_id, kind: items})
+            self.send(Request("POST", "runs/log-batch", {"run_id": run_id, "metrics": points}))
         except InvalidInput as error:
-            if kind != "metrics" or not _is_there_already(error):
+            if not _is_there_already(error):
                 raise
-            if len(items) == 1:
-                plain = {key: value for key, value in items[0].items() if key in ("key", "value", "timestamp", "step")}
-                self._http.send("POST", "runs/log-batch", {"run_id": run_id, kind: [plain]}, ATTEMPTS)
+            if len(points) == 1:
+                plain = {key: value for key, value in points[0].items() if key in ("key", "value", "timestamp", "step")}
+                self._http.send("POST", "runs/log-batch", {"run_id": run_id, "metrics": [plain]}, ATTEMPTS)
                 return
-            for half in (items[: len(items) // 2], items[len(items) // 2 :]):
-                self._log_some(run_id, kind, half)
+            for half in (points[: len(points) // 2], points[len(points) // 2 :]):
+                self._log_some(run_id, half)
 
     @contextmanager
     def lock(self, source_id: str) -> Iterator[None]:
@@ -136,7 +139,7 @@ class Server:
             done.set()
             beat.join(LOCK_BEAT_SECONDS)
             with suppress(SparkTrackingError):
-                self.send("registered-models/delete", {"name": name}, "DELETE")
+                self.send(deletion("registered_model", name))
 
     def _acquire(self, name: str, owner: str) -> bool:
         seen, since = "", time.monotonic()
@@ -163,7 +166,7 @@ class Server:
                 seen, since = sign, time.monotonic()
             elif time.monotonic() - since > LOCK_STALE_SECONDS:
                 with suppress(NotFound):
-                    self.send("registered-models/delete", {"name": name}, "DELETE")
+                    self.send(deletion("registered_model", name))
             time.sleep(LOCK_BEAT_SECONDS / 5)
 
     def _beat(self, name: str, done: threading.Event) -> None:
@@ -172,26 +175,6 @@ class Server:
             count += 1
             with suppress(SparkTrackingError):
                 self._http.send("POST", "registered-models/set-tag", {"name": name, "key": "beat", "value": str(count)}, 1)
-
-
-def metric(name: str, value: float, time: int, step: int, of: Mapping[str, str | None]) -> dict[str, Any]:
-    """A point as `runs/log-batch` takes it; `of`: the model and data set it was logged for."""
-    shown: Any = value
-    if not math.isfinite(value):
-        shown = "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-    told = {key: text for key, text in of.items() if text is not None}
-    return {"key": name, "value": shown, "timestamp": time, "step": step, **told}
-
-
-def pairs(items: Iterable[tuple[str, str]]) -> list[dict[str, str]]:
-    """Keys and values as the API takes them."""
-    return [{"key": key, "value": value} for key, value in items]
-
-
-def dataset(data: Mapping[str, Any]) -> dict[str, Any]:
-    """A data set of a run as `runs/log-inputs` takes it."""
-    described = {name: data[name] for name in ("name", "digest", "source_type", "source", "schema", "profile") if data[name] is not None}
-    return {"dataset": described, "tags": pairs(data["tags"].items())}
 
 
 def _is_there_already(error: SparkTrackingError) -> bool:

@@ -5,18 +5,16 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Sequence
-from datetime import date, datetime
 
 import pyarrow as pa
 
 from spark_tracking.errors import InvalidInput
 from spark_tracking.here import active_tracking_uri
-from spark_tracking.readers.query import Query, milliseconds, moment
+from spark_tracking.readers.query import Query, Time, milliseconds, moment
 from spark_tracking.readers.reader import Reader
 from spark_tracking.uri import LakeUri, is_lake_uri
 
 DATABASES = ("sqlite", "postgresql", "postgres", "mysql")
-Time = str | int | date | datetime
 
 
 def open_reader(tracking_uri: str, *, requests_per_second: float | None = None, requests_at_once: int = 4) -> Reader:

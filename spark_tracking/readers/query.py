@@ -12,6 +12,8 @@ from spark_tracking.readers.schemas import Table, table_of
 
 VIEW_TYPES = ("active_only", "deleted_only", "all")
 Key = str | int
+Time = str | int | date | datetime
+"""A time as users write it; a number, also as text, is milliseconds since 1970."""
 
 
 @dataclass(frozen=True)
@@ -41,18 +43,12 @@ EVERYTHING = Range()
 
 @dataclass(frozen=True)
 class Query:
-    """Which rows of which table.
+    """Which rows of which table, as `spark_tracking.read` takes it; times are milliseconds since 1970.
 
     Attributes:
-        table: the table's name.
-        experiment_ids: only of these experiments; None is all.
-        experiment_names: the same by name; `Reader.resolve` turns them into ids.
-        run_ids: only of these runs, where the reader is of a lake or database; None is all. For many, quicker than a filter.
-        filter: MLflow's filter language, over what the table's `filter` says.
-        view_type: `active_only`, `deleted_only` or `all`.
-        start_after, start_before: only runs that started at or after / before, in milliseconds since 1970.
-        version: the Delta version of a lake's table that every read of this query sees.
-        timestamp: the same by time, in milliseconds since 1970.
+        experiment_names: `Reader.resolve` turns them into ids.
+        run_ids: only of these runs, where the reader is of a lake or database. For many, quicker than a filter.
+        version, timestamp: the state of a lake that every read of this query sees.
         ordered: whether rows come in the table's order, which costs.
     """
 
@@ -93,7 +89,7 @@ class Query:
         return replace(self, table=table)
 
 
-def moment(timestamp: str | int | date | datetime | None, as_of: str | int | date | datetime | None) -> int | None:
+def moment(timestamp: Time | None, as_of: Time | None) -> int | None:
     """The time whose state is to be read, by either of its names, in milliseconds since 1970.
 
     Raises:
@@ -104,15 +100,11 @@ def moment(timestamp: str | int | date | datetime | None, as_of: str | int | dat
     return milliseconds(timestamp, "timestamp") if as_of is None else milliseconds(as_of, "as_of")
 
 
-def milliseconds(value: str | int | float | date | datetime | None, name: str) -> int | None:
-    """A time as users write it, in milliseconds since 1970.
-
-    Args:
-        value: a datetime or date, ISO 8601 text (without a zone: UTC), or milliseconds since 1970 as a number or text.
-        name: of the option, for the message.
+def milliseconds(value: Time | float | None, name: str) -> int | None:
+    """A time as users write it, in milliseconds since 1970; ISO 8601 text without a zone is UTC.
 
     Raises:
-        InvalidInput: it is none of these.
+        InvalidInput: it is none; the message tells `name`, the option.
 
     Example:
         >>> milliseconds("2026-01-31T12:00:00Z", "start_after")

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from queue import Empty, Full, Queue
+from contextlib import suppress
+from queue import Full, Queue
 from threading import Event, Lock, Thread
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 T = TypeVar("T")
 
 
-class _End:
+class _End(NamedTuple):
     """One thread is through; why, if it failed."""
 
-    def __init__(self, error: BaseException | None = None) -> None:
-        self.error = error
+    error: BaseException | None = None
 
 
 def interleaved(streams: Iterable[Callable[[], Iterator[T]]], at_once: int, waiting: int = 1) -> Iterator[T]:
@@ -34,10 +34,8 @@ def interleaved(streams: Iterable[Callable[[], Iterator[T]]], at_once: int, wait
 
     def put(item: T | _End) -> None:
         while not stop.is_set():
-            try:
+            with suppress(Full):
                 return queue.put(item, timeout=0.1)
-            except Full:
-                continue
 
     def work() -> None:
         try:
@@ -54,24 +52,17 @@ def interleaved(streams: Iterable[Callable[[], Iterator[T]]], at_once: int, wait
         except BaseException as error:  # the reader's thread raises it
             put(_End(error))
 
-    threads = [Thread(target=work, daemon=True) for _ in range(at_once)]
-    for thread in threads:
-        thread.start()
+    for _ in range(at_once):
+        Thread(target=work, daemon=True).start()
+    running = at_once
     try:
-        yield from _until_ended(queue, len(threads))
+        while running:
+            item = queue.get()
+            if not isinstance(item, _End):
+                yield item
+            elif item.error is not None:
+                raise item.error
+            else:
+                running -= 1
     finally:
         stop.set()
-
-
-def _until_ended(queue: Queue[T | _End], running: int) -> Iterator[T]:
-    while running:
-        try:
-            item = queue.get(timeout=60)
-        except Empty:
-            continue
-        if isinstance(item, _End):
-            if item.error is not None:
-                raise item.error
-            running -= 1
-        else:
-            yield item

@@ -25,7 +25,7 @@ from tests.servers import mlflow_server
 from tests.sync.conftest import T0, portable, shown
 
 _SYNC = "import sys; from spark_tracking.mirror import sync; r = sync(sys.argv[1], sys.argv[2]); sys.exit(not r.ok)"
-_SMALL = "import spark_tracking.mirror.copying as c, spark_tracking.mirror.bookmarks as b; c.RUNS_AT_ONCE = 2; b.ROWS_PER_FILE = 3\n"
+_SMALL = "import spark_tracking.mirror.copying as c, spark_tracking.mirror.bookmarks as b; c.THINGS_AT_ONCE = 2; b.ROWS_PER_FILE = 3\n"
 
 
 def start(source: str, target: str, before: str = "", **options: Any) -> subprocess.Popen[bytes]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from datetime import date, datetime
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
 
-from spark_tracking.errors import InvalidInput, InvalidUri
+from spark_tracking.errors import InvalidInput, InvalidUri, Unavailable
 from spark_tracking.masking import masked
 from spark_tracking.mirror.result import ARTIFACT_MODES, Progress, SyncResult, Wanted
 from spark_tracking.mirror.source import Source
-from spark_tracking.readers.query import milliseconds
+from spark_tracking.readers.query import Time, milliseconds
 from spark_tracking.uri import LakeUri
 
 
@@ -19,7 +20,7 @@ def sync(
     *,
     experiments: Sequence[str] = (),
     filter: str | None = None,
-    since: str | int | date | datetime | None = None,
+    since: Time | None = None,
     models: str | Sequence[str] = "all",
     artifacts: str = "reference",
     verify: bool = False,
@@ -99,3 +100,23 @@ def _lake_uri(target: str) -> str:
             f"'{masked(target, target)}' is no target. Expected a lake's URI or folder, or a server's URL; into an MLflow database by an "
             "`mlflow server --backend-store-uri` on it."
         ) from None
+
+
+def follow(source: str, target: str, every: float = 60.0, **options: Any) -> Iterator[SyncResult]:
+    """Sync again and again, one result each time, with `every` seconds between two beginnings; for as long as it is iterated.
+
+    A source that cannot be reached for a while is asked again the next time. Options as for `sync`.
+
+    Example:
+        >>> for result in follow("http://mlflow:5000", "delta:///shared/lake", every=300):
+        ...     print(result.points)
+    """
+    while True:
+        begin = time.monotonic()
+        try:
+            yield sync(source, target, **options)
+        except Unavailable as error:
+            missed = SyncResult(source, target)
+            missed.fail("experiment", "*", error)
+            yield missed
+        time.sleep(max(0.0, every - (time.monotonic() - begin)))

@@ -1,8 +1,8 @@
-"""Rows of the readers as a lake's registers, and what to write so that a lake follows its source.
+"""What to write so that a target follows its source: the difference of two sets of registers.
 
-A mirror takes what changed at the source and leaves alone what was changed in the lake since: a register is written when the
-source's value is another one than at the last sync (the *base*) and than the lake's; one that the source no longer has is removed
-if the lake still holds the synced value. The base is a set of short digests, not the values.
+A mirror takes what changed at the source and leaves alone what was changed at the target since: a register is written when the
+source's value is another one than at the last sync (the *base*) and than the target's; one that the source no longer has is removed
+if the target still holds the synced value. The base is a set of short digests, not the values.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from spark_tracking.kinds.catalog import BY_NAME
 from spark_tracking.kinds.shapes import Registers
 from spark_tracking.kinds.state import Register, Stamp, time_of
 from spark_tracking.lake import Entity, Event
-from spark_tracking.readers.reader import Row as Row
+from spark_tracking.mirror.bookmarks import Bookmark
+from spark_tracking.readers.reader import Row
 
 OWNER = ("sync", "source")
 """The register that says which source a thing came from."""
@@ -43,25 +44,27 @@ def mark(field: str, key: str, value: str) -> bytes:
     return blake2b(f"{field}\x00{key}\x00{value}".encode("utf-8", "surrogatepass"), digest_size=MARK_BYTES).digest()
 
 
-def marks(wanted: Registers) -> bytes:
-    """The base that a sync leaves behind. Params never change, so they need none."""
-    return b"".join(sorted(mark(field, key, value) for (field, key), value in wanted.items() if value is not None and field != "param"))
+def seen(wanted: Registers, digest: bytes = b"-", points: int | None = None) -> Bookmark:
+    """The bookmark that a sync leaves behind. Params never change, so they need no mark."""
+    told = (mark(field, key, value) for (field, key), value in wanted.items() if value is not None and field != "param")
+    return Bookmark(digest, points, b"".join(sorted(told)))
 
 
-def split_marks(packed: bytes | None) -> frozenset[bytes]:
-    """The inverse of `marks`."""
-    packed = packed or b""
+def seen_marks(bookmark: Bookmark | None) -> frozenset[bytes]:
+    """The marks of what the last sync saw."""
+    packed = b"" if bookmark is None else bookmark.base
     return frozenset(packed[i : i + MARK_BYTES] for i in range(0, len(packed), MARK_BYTES))
 
 
-def changes(kind: str, id: str, wanted: Registers, there: Entity | None, base: Collection[bytes]) -> Iterator[Event]:
-    """The events that bring the lake's thing up to its source.
+def changes(kind: str, id: str, wanted: Registers, there: Entity | None, bookmark: Bookmark | None) -> Iterator[Event]:
+    """The events that bring the target's thing up to its source.
 
     Args:
         wanted: what the source says.
-        there: what the lake has.
-        base: the marks of what the last sync saw.
+        there: what the target has.
+        bookmark: what the last sync saw.
     """
+    base = seen_marks(bookmark)
     fields = {} if there is None or not there.exists else there.fields
     if ("attr", "deleted") in wanted and wanted["attr", "deleted"] is None:
         wanted = {**wanted, ("attr", "deleted"): _first_seen(wanted["attr", "lifecycle_stage"], fields, base)}
