@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, cast
 
 from spark_tracking.errors import InvalidInput, InvalidState
@@ -155,30 +155,34 @@ def _write(spark: SparkSession, work: Work, scored: DataFrame) -> Callable[[], d
 
     seen = Observation()
     scored = scored.observe(seen, *_counts(work))
-    writer = scored.write.format("delta").option("userMetadata", work.user_metadata("udf"))
-    writer = writer.mode("append" if work.mode == "append" else "overwrite")
+    writer = _writer(work, scored, work.user_metadata("udf")).mode("append" if work.mode == "append" else "overwrite")
     if work.mode == "overwrite":
         writer = writer.option("overwriteSchema", "true")
     if work.mode == "overwrite_partitions":
         writer = writer.option("partitionOverwriteMode", "dynamic")
-    if work.app_id:
-        writer = writer.option("txnAppId", work.app_id).option("txnVersion", work.app_version)
     if not work.target.exists:
         writer = _new(writer, work, scored.schema)
-    if work.target.is_path:
-        writer.save(work.target.path)
-    else:
-        if not work.target.exists:  # first the table, then its rows: a table made by its first write loses the count of rows
+        if not work.target.is_path:  # first the table, then its rows: a table made by its first write loses the count of rows
             _make(spark, work, scored.schema)
-        writer.saveAsTable(work.target.text)
+    _save(writer, work)
     return lambda: seen.get
+
+
+def _writer(work: Work, rows: DataFrame, metadata: str) -> DataFrameWriter:
+    """A writer whose commit says what it is; its options reach no other write."""
+    writer = rows.write.format("delta").option("userMetadata", metadata)
+    return writer.option("txnAppId", work.app_id).option("txnVersion", work.app_version) if work.app_id else writer
+
+
+def _save(writer: DataFrameWriter, work: Work) -> None:
+    writer.save(work.target.path) if work.target.is_path else writer.saveAsTable(work.target.text)
 
 
 def _make(spark: SparkSession, work: Work, schema: StructType) -> None:
     """An empty target; if another job has made it meanwhile, nothing happens."""
     empty = _new(spark.createDataFrame([], schema).write.format("delta").mode("ignore"), work, schema)
     try:
-        empty.save(work.target.path) if work.target.is_path else empty.saveAsTable(work.target.text)
+        _save(empty, work)
     except Exception as error:
         if not _conflicts(error):
             raise
@@ -195,54 +199,69 @@ def _merge(spark: SparkSession, work: Work, scored: DataFrame) -> Callable[[], d
     """By SQL, since delta-spark's own call needs a plug-in in Spark Connect.
 
     MERGE takes no options: what its commit says goes through the settings of a session of its own, which nobody else writes with.
+    Where there is none, a commit without rows says it right after. Killed in between, the next run merges the same rows again.
     """
     scored.persist()  # MERGE reads its source twice, once to find the matches: score once, keep the answer
     view = f"spark_tracking_{work.token}"
     same = " AND ".join(f"target.{quoted(key)} <=> source.{quoted(key)}" for key in work.keys)
+    names = [quoted(name) for name in scored.columns]  # by name: a target may have more
+    update = ", ".join(f"target.{name} = source.{name}" for name in names)
+    merge = (
+        f"MERGE INTO {work.target.sql} AS target USING {view} AS source ON {same} WHEN MATCHED THEN UPDATE SET {update} "
+        f"WHEN NOT MATCHED THEN INSERT ({', '.join(names)}) VALUES ({', '.join(f'source.{name}' for name in names)})"
+    )
     try:
-        counts = scored.agg(*_counts(work)).collect()[0].asDict()
+        counts: dict[str, int] = scored.agg(*_counts(work)).collect()[0].asDict()
         if not work.target.exists:  # only now, so that a job that fails leaves no empty table
             _make(spark, work, scored.schema)
         scored.createOrReplaceTempView(view)
-        settings = {"spark.databricks.delta.commitInfo.userMetadata": work.user_metadata("udf")}
-        if work.app_id:
-            settings["spark.databricks.delta.write.txnAppId"] = work.app_id
-            settings["spark.databricks.delta.write.txnVersion"] = str(work.app_version)
-        merge = f"MERGE INTO {work.target.sql} AS target USING {view} AS source ON {same} "
-        for last in [*[False] * (_MERGES - 1), True]:
-            try:
-                sql_beside(spark, settings, merge + "WHEN MATCHED THEN UPDATE SET * WHEN NOT MATCHED THEN INSERT *")
-                break
-            except Exception as error:
-                if last or not _conflicts(error) or incremental.is_done(work):
-                    raise
+        with session_beside(spark) as beside:
+            if beside is not None:
+                for name, value in _settings(work).items():
+                    beside.conf().set(name, value) if callable(beside.conf) else beside.conf.set(name, value)
+            for last in [*[False] * (_MERGES - 1), True]:
+                try:
+                    (beside or spark).sql(merge)
+                    break
+                except Exception as error:
+                    if last or not _conflicts(error) or incremental.is_done(work):
+                        raise
+        if beside is None:
+            _save(_writer(work, _no_rows(spark, work, scored), work.user_metadata("udf", **counts)).mode("append"), work)
     finally:
         spark.catalog.dropTempView(view)
         scored.unpersist()
     return lambda: counts
 
 
-def sql_beside(spark: SparkSession, settings: Mapping[str, str], statement: str) -> None:
-    """Run a statement in a session that has what this one has now (settings, views, functions, files) and settings that reach no other.
+def _no_rows(spark: SparkSession, work: Work, scored: DataFrame) -> DataFrame:
+    """None of the target's rows, without the columns that Delta fills by itself."""
+    target = spark.sql(f"SELECT * FROM {work.target.sql} LIMIT 0")
+    written = {name.lower() for name in scored.columns}
+    return target.select(*[quoted(field.name) for field in target.schema if field.name.lower() in written or not field.nullable])
 
-    Raises:
-        InvalidState: this Spark cannot make such a session.
-    """
+
+def _settings(work: Work) -> dict[str, str]:
+    settings = {"commitInfo.userMetadata": work.user_metadata("udf")}
+    if work.app_id:
+        settings |= {"write.txnAppId": work.app_id, "write.txnVersion": str(work.app_version)}
+    return {f"spark.databricks.delta.{name}": value for name, value in settings.items()}
+
+
+@contextmanager
+def session_beside(spark: SparkSession) -> Iterator[Any]:
+    """A session that has what this one has now (settings, views, functions, files), whose settings reach no other; None where Spark
+    cannot make one: Connect before 4.1, and servers that refuse."""
     connect = is_connect(spark)
     try:
         # The bare JVM's: a session object of PySpark would take over `rdd.toDF()` of the whole process, settings and all.
-        own: Any = cast(Any, spark).cloneSession() if connect else spark._jsparkSession.cloneSession()
-    except Exception as error:  # Spark Connect before 4.1 has none; a server may refuse
-        raise InvalidState(
-            "mode='merge' needs a session of its own, which Spark Connect has from 4.1 on. Use a newer Spark, a classic session, or "
-            "mode='append' or 'overwrite'."
-        ) from error
+        beside = cast(Any, spark).cloneSession() if connect else spark._jsparkSession.cloneSession()
+    except Exception:
+        beside = None
     try:
-        for name, value in settings.items():
-            (own.conf if connect else own.conf()).set(name, value)
-        own.sql(statement)
+        yield beside
     finally:
-        if connect:
+        if connect and beside is not None:
             with suppress(Exception):  # it ends by itself, too
-                own.client.release_session()
-                own.client.close()
+                beside.client.release_session()
+                beside.client.close()

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -92,8 +92,73 @@ def mixed(spark: SparkSession, model: str, source: str, folder: Path) -> None:
     assert not [view.name for view in spark.catalog.listTables() if view.name.startswith("spark_tracking")]
 
 
-def test_jobs_and_a_users_writes_at_once_in_one_session_are_exact(spark: SparkSession, source: str, regressor: str, tmp_path: Path) -> None:
+@contextmanager
+def alone(spark: SparkSession) -> Iterator[None]:
+    """As on Spark Connect 4.0, which makes no session beside this one."""
+    yield None
+
+
+@pytest.mark.parametrize("beside", [True, False])
+def test_jobs_and_a_users_writes_at_once_in_one_session_are_exact(
+    spark: SparkSession, source: str, regressor: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, beside: bool
+) -> None:
+    if not beside:
+        monkeypatch.setattr(spark_path, "session_beside", alone)
     mixed(spark, regressor, source, tmp_path)
+
+
+@pytest.mark.parametrize("beside", [True, False])
+def test_a_merge_into_a_wider_target_keeps_what_it_does_not_write_and_is_done_once(
+    spark: SparkSession, source: str, regressor: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, beside: bool
+) -> None:
+    target = str(tmp_path / "target")
+    columns = (
+        "id BIGINT, note STRING, prediction DOUBLE, twice BIGINT GENERATED ALWAYS AS (id * 2), number BIGINT GENERATED ALWAYS AS IDENTITY"
+    )
+    spark.sql(f"CREATE TABLE delta.`{target}` ({columns}) USING delta TBLPROPERTIES ('delta.enableChangeDataFeed' = 'true')")
+    spark.sql(f"INSERT INTO delta.`{target}` (id, note) SELECT id, 'mine' FROM range(300)")
+    if not beside:
+        monkeypatch.setattr(spark_path, "session_beside", alone)
+    job: dict[str, Any] = {"keep": ["id"], "mode": "merge", "keys": ["id"], "since": "last", "job": "j"}
+    result = score_table(spark, regressor, source, target, **job)
+    rows = spark.read.format("delta").load(target)
+    assert (result.rows, rows.count(), rows.where("note = 'mine' AND twice = id * 2").count()) == (200, 300, 300)
+    assert rows.where("prediction IS NOT NULL").count() == 200
+    assert (history(target)[0].version, history(target)[0].rows) == (result.target_version, 200)
+    assert score_table(spark, regressor, source, target, **job).status == "nothing new"
+    changes = spark.read.format("delta").option("readChangeFeed", "true").option("startingVersion", 2).load(target)
+    assert {row[0]: row[1] for row in changes.groupBy("_change_type").count().collect()} == {
+        "update_preimage": 200,
+        "update_postimage": 200,
+    }
+    spark.sql(f"UPDATE delta.`{source}` SET a = 100 WHERE id = 7")
+    assert score_table(spark, regressor, source, target, **job).rows == 200
+    assert rows.where("id = 7 AND prediction > 100").count() == 1
+
+
+@pytest.mark.parametrize("step", ["_no_rows", "_save"])
+def test_a_merge_that_ends_before_it_is_noted_is_merged_again_to_the_same_rows(
+    spark: SparkSession, source: str, regressor: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    target, more = str(tmp_path / "target"), {"keep": ["id"], "mode": "merge", "keys": ["id"], "job": "j"}
+    score_table(spark, regressor, source, target, keep=["id"], where="id < 50")
+
+    def broken(*given: Any) -> Any:
+        raise Injected
+
+    monkeypatch.setattr(spark_path, "session_beside", alone)
+    with monkeypatch.context() as patch:
+        patch.setattr(spark_path, step, broken)
+        with pytest.raises(Injected):
+            score_table(spark, regressor, source, target, **more)  # type: ignore[arg-type]
+    assert ids(spark, target) == list(range(200))
+    again = score_table(spark, regressor, source, target, **more)  # type: ignore[arg-type]
+    assert (again.status, again.rows, ids(spark, target)) == ("scored", 200, list(range(200)))
+    assert score_table(spark, regressor, source, target, **more).status == "nothing new"  # type: ignore[arg-type]
+
+
+class Injected(Exception):
+    """What the tests make happen."""
 
 
 ON_CONNECT = """
@@ -104,6 +169,8 @@ sys.path.insert(0, os.path.dirname({here!r}))
 from spark_tracking.spark.local import local_spark
 from test_trouble import mixed
 spark = local_spark(connect=True)
+if {old}:
+    del type(spark).cloneSession  # as before 4.1
 mixed(spark, sys.argv[1], sys.argv[2], Path(sys.argv[3]))
 print("exact")
 spark.stop()
@@ -111,8 +178,9 @@ spark.stop()
 
 
 @pytest.mark.slow
-def test_jobs_and_a_users_writes_at_once_are_exact_on_connect(source: str, regressor: str, tmp_path: Path) -> None:
-    command = [sys.executable, "-c", ON_CONNECT.format(here=__file__), regressor, source, str(tmp_path)]
+@pytest.mark.parametrize("old", [False, True])
+def test_jobs_and_a_users_writes_at_once_are_exact_on_connect(source: str, regressor: str, tmp_path: Path, old: bool) -> None:
+    command = [sys.executable, "-c", ON_CONNECT.format(here=__file__, old=old), regressor, source, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=500, check=False)
     assert "exact" in done.stdout, done.stderr[-3000:]
 
@@ -125,10 +193,6 @@ def test_two_merges_into_one_new_target_at_once_add_each_key_once(spark: SparkSe
 
     assert [result.rows for result in together(job("id < 120"), job("id >= 80"))] == [120, 120]
     assert ids(spark, target) == list(range(200))
-
-
-class Injected(Exception):
-    """What the tests make happen."""
 
 
 STEPS: dict[str, tuple[Any, str, str]] = {
