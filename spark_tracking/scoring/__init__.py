@@ -1,8 +1,10 @@
 """Scoring: from a logged model to a table of predictions.
 
 score_udf     a drop-in for `mlflow.pyfunc.spark_udf`
-score_table   Delta table in, Delta table out
+score_table   Delta table in, Delta table out: request (its arguments) -> job -> strategy (`by_files`, `by_spark`) -> commit
 history       which model wrote what into a table
+
+`worker` is what runs in Spark's Python workers.
 """
 
 from __future__ import annotations
@@ -17,12 +19,7 @@ if TYPE_CHECKING:
     from spark_tracking.scoring.udf import score_udf as score_udf
 
 # Imported on first use: workers import `scoring.worker` and need neither the driver's modules nor deltalake.
-_HOMES = {
-    "score_udf": "spark_tracking.scoring.udf",
-    "score_table": "spark_tracking.scoring.table",
-    "ScoreResult": "spark_tracking.scoring.result",
-    "history": "spark_tracking.scoring.commits",
-}
+_HOMES = {"ScoreResult": "result", "history": "commits", "score_table": "table", "score_udf": "udf"}
 
 __all__ = ["ScoreResult", "history", "score_table", "score_udf"]
 
@@ -30,4 +27,4 @@ __all__ = ["ScoreResult", "history", "score_table", "score_udf"]
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'spark_tracking.scoring' has no attribute '{name}'. It has: {', '.join(__all__)}")
-    return getattr(import_module(_HOMES[name]), name)
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

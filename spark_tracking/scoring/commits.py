@@ -1,26 +1,29 @@
-"""Which model wrote what into a table, from the table's own commits. Needs no Spark and no tracking server."""
+"""What scoring jobs' commits say, and what of it stands in a table's log. Needs no Spark and no tracking server."""
 
 from __future__ import annotations
 
 import datetime as dt
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-METADATA_KEY = "spark_tracking_score"
+_KEY = "spark_tracking_score"
+
+
+@dataclass(frozen=True)
+class Committed:
+    """What a strategy committed: the target's version (None if another run of the job had done the work), rows, and rows that failed."""
+
+    version: int | None
+    rows: int
+    failed: int
 
 
 @dataclass(frozen=True)
 class ScoredCommit:
-    """One commit of a scoring job.
-
-    Attributes:
-        version: the target's Delta version.
-        time: when it was committed (UTC).
-        operation: Delta's name for it.
-        rows: rows written, where the commit says so.
-        facts: model, run, digest, source and its version, job, mode, strategy: see `Work.facts`.
-    """
+    """One commit of a scoring job: the target's version, when (UTC), Delta's name for it, rows written where it says so, and as
+    `facts` the model, run, digest, source and its version, job, mode, strategy."""
 
     version: int
     time: dt.datetime
@@ -34,11 +37,7 @@ class ScoredCommit:
 
 
 def history(target: str, limit: int | None = None) -> list[ScoredCommit]:
-    """The scoring jobs' commits of a Delta table, newest first; commits by others are left out.
-
-    Args:
-        target: path or URI of the table.
-        limit: look at so many commits at most.
+    """The scoring jobs' commits among a Delta table's newest `limit` (None: all), newest first.
 
     Raises:
         NotFound: there is no such table.
@@ -57,13 +56,18 @@ def history(target: str, limit: int | None = None) -> list[ScoredCommit]:
     return found
 
 
+def user_metadata(facts: Mapping[str, Any]) -> str:
+    """What a job says of itself, as the text that Delta keeps with a commit."""
+    return json.dumps({_KEY: facts})
+
+
 def scoring_facts(user_metadata: str | None) -> dict[str, Any] | None:
     """What a commit's `userMetadata` says of a scoring job; None if it is of something else."""
     try:
         known = json.loads(user_metadata or "{}")
     except ValueError:
         return None
-    facts = known.get(METADATA_KEY) if isinstance(known, dict) else None
+    facts = known.get(_KEY) if isinstance(known, dict) else None
     return facts if isinstance(facts, dict) else None
 
 

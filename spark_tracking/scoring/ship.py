@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from spark_tracking.scoring.environment import WorkerReport, look_at_workers, mismatches, requirements_of
-from spark_tracking.scoring.worker import ModelCopy
+from spark_tracking.scoring.worker.model_cache import ModelCopy
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
+
+from pyspark.errors import PySparkException
 
 from spark_tracking import errors
 from spark_tracking.errors import InvalidState
@@ -40,18 +44,23 @@ def require_delta(spark: SparkSession) -> None:
     _with_delta[spark] = True
 
 
-def clearer(error: Exception, target: str) -> Exception | None:
-    """Our sentence for an error of Spark's, or what our code in a worker said; None if it is no error of Spark's."""
-    from pyspark.errors import PySparkException
-
-    if isinstance(error, errors.SparkTrackingError):
-        return None
-    if said := _OURS.search(str(error)):
-        return getattr(errors, said["kind"], InvalidState)(said["words"])
-    if not isinstance(error, PySparkException) and not type(error).__module__.startswith("py4j."):
-        return None
-    if full := _FULL.search(str(error)):
-        return InvalidState(f"Writing into '{target}' failed: {full[0]}. Nothing was committed. Make room there and run it again.")
-    causes = list(_CAUSE.finditer(str(error)))
-    cause = f"{causes[-1]['kind']}: {causes[-1]['words']}" if causes else str(error)
-    return InvalidState(f"Spark failed while it scored into '{target}': {' '.join(cause.split('SQLSTATE')[0].split())[:500]}")
+@contextmanager
+def in_a_sentence(target: str) -> Iterator[None]:
+    """An error of Spark's as our sentence, or as what our code in a worker said; others as they are."""
+    try:
+        yield
+    except errors.SparkTrackingError:
+        raise
+    except Exception as error:
+        text = str(error)
+        if said := _OURS.search(text):
+            raise getattr(errors, said["kind"], InvalidState)(said["words"]) from error
+        if not isinstance(error, PySparkException) and not type(error).__module__.startswith("py4j."):
+            raise
+        if full := _FULL.search(text):
+            raise InvalidState(
+                f"Writing into '{target}' failed: {full[0]}. Nothing was committed. Make room there and run it again."
+            ) from error
+        causes = list(_CAUSE.finditer(text))
+        cause = f"{causes[-1]['kind']}: {causes[-1]['words']}" if causes else text
+        raise InvalidState(f"Spark failed while it scored into '{target}': {' '.join(cause.split('SQLSTATE')[0].split())[:500]}") from error

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Mapping
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Union
 
+import pandas as pd
+import pyarrow as pa
+from pyspark.sql import functions as f
+from pyspark.sql.pandas.functions import pandas_udf
+from pyspark.sql.types import DataType, StringType, StructField, StructType
+
 from spark_tracking.errors import InvalidInput
-from spark_tracking.scoring.inputs import check_inputs, safe_casts
 from spark_tracking.scoring.model import ResolvedModel, resolve
-from spark_tracking.scoring.predict import NULLS, ON_ERROR, Nulls, OnError, Plan, score_batches, score_pandas
 from spark_tracking.scoring.ship import ship
-from spark_tracking.scoring.types import arrow_type, spark_type
+from spark_tracking.scoring.signature import arrow_type, check_inputs, check_params, prediction_type, safe_casts
+from spark_tracking.scoring.worker.model_call import NULLS, ON_ERROR, ModelCall, Nulls, OnError, score_batches, score_pandas
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame, SparkSession
-    from pyspark.sql.types import DataType
-
-
-_TYPES = ("boolean", "int", "long", "float", "double", "string", "binary", "date", "timestamp", "decimal(10,2)")
 
 
 def score_udf(
@@ -65,15 +65,27 @@ def score_udf(
         5.6
     """
     model = resolve(model_uri)
-    if env_manager not in (None, "local"):
-        return _isolated(spark, model, result_type, params, method, nulls, on_error, env_manager, model_config)
-    plan, returned = make_plan(
-        spark, model, result_type, method=method, params=params, nulls=nulls, on_error=on_error, model_config=model_config
-    )
-    return _callable(spark_function(plan, returned), model, plan)
+    if env_manager in (None, "local"):
+        options: dict[str, Any] = {"method": method, "params": params, "nulls": nulls, "on_error": on_error, "model_config": model_config}
+        return _callable(model, *model_call(spark, model, result_type, **options))
+    import mlflow.pyfunc
+
+    # MLflow rebuilds the environment and serves the model in it; what only our path can do is refused by name.
+    refuse(f"env_manager='{env_manager}' hands the model to MLflow, which has no", method=method, nulls=nulls, on_error=on_error)
+    given: dict[str, Any] = {"params": dict(params or {}) or None, "model_config": dict(model_config or {}) or None}
+    function: Any = mlflow.pyfunc.spark_udf(spark, model.pinned_uri, result_type, env_manager=env_manager, **given)
+    function.model = model
+    return function  # type: ignore[no-any-return]
 
 
-def make_plan(
+def refuse(why: str, **given: Any) -> None:
+    """Raise if any of these arguments is not its default: what then scores could not heed it."""
+    defaults = {"method": "predict", "nulls": "model", "on_error": "fail", "params": None}
+    if set_ones := [f"{name}={value!r}" for name, value in given.items() if value != defaults[name]]:
+        raise InvalidInput(f"{why} {', '.join(set_ones)}.")
+
+
+def model_call(
     spark: SparkSession,
     model: ResolvedModel,
     result_type: DataType | str | None,
@@ -84,22 +96,17 @@ def make_plan(
     on_error: OnError = "fail",
     model_config: Mapping[str, Any] | None = None,
     scalars: bool = False,
-) -> tuple[Plan, DataType]:
-    """What workers need to score with a model, and the Spark type of what they return; the model is shipped.
-
-    `scalars` is `spark_type`'s: what a signature's one-dimensional tensor becomes.
-    """
-    from pyspark.sql.types import StringType, StructField, StructType
-
-    _one_of("nulls", nulls, NULLS)
-    _one_of("on_error", on_error, ON_ERROR)
+) -> tuple[ModelCall, DataType]:
+    """How workers call a model, and the Spark type of a prediction (`scalars`: see `prediction_type`); the model is shipped."""
+    for name, value, allowed in (("nulls", nulls, NULLS), ("on_error", on_error, ON_ERROR)):
+        if value not in allowed:
+            raise InvalidInput(f"{name}='{value}' is not known. Use one of: {', '.join(allowed)}.")
     if model.is_spark_ml:
         raise InvalidInput(f"{model.label} is a Spark ML model, which has no per-row function. Use score_table, or its own transform.")
     if params and method == "predict":
-        _check_params(model, params)
-    prediction = _result_type(model, result_type, method, scalars)
-    inputs = model.inputs
-    plan = Plan(
+        check_params(model, params)
+    prediction, inputs = prediction_type(model, result_type, method, scalars=scalars), model.inputs
+    call = ModelCall(
         copy=ship(spark, model, config=dict(model_config or {})),
         names=None if inputs is None else tuple(str(name) for name in inputs.input_names()),
         required=0 if inputs is None else len(inputs.required_input_names()),
@@ -111,102 +118,48 @@ def make_plan(
         on_error=on_error,
         casts=safe_casts(model),
     )
-    if on_error != "report":
-        return plan, prediction
-    return plan, StructType([StructField("prediction", prediction), StructField("error", StringType())])
+    return call, prediction
 
 
-def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise InvalidInput(f"{name}='{value}' is not known. Use one of: {', '.join(allowed)}.")
+def spark_function(call: ModelCall, prediction: DataType) -> Any:
+    """The call as a Spark UDF: an Arrow one where Spark has them (4.1 on), else a pandas one."""
+    reported = StructType([StructField("prediction", prediction), StructField("error", StringType())])
+    returned = reported if call.on_error == "report" else prediction
 
+    def by_arrow(batches: Any) -> Any:
+        return score_batches(call, batches)
 
-def _check_params(model: ResolvedModel, params: Mapping[str, Any]) -> None:
-    schema = model.metadata.get_params_schema()
-    known = [param.name for param in schema.params] if schema else []
-    if unknown := [name for name in params if name not in known]:
-        raise InvalidInput(
-            f"The model {model.label} takes no inference parameter {', '.join(map(repr, unknown))}; its signature has: "
-            f"{', '.join(known) or 'none'}."
-        )
+    def by_pandas(batches: Any) -> Any:
+        return score_pandas(call, batches)
 
-
-def _result_type(model: ResolvedModel, given: DataType | str | None, method: str, scalars: bool) -> DataType:
-    from pyspark.sql.types import ArrayType, DoubleType
-
-    if given is not None:
-        return parse_type(given)
-    if method != "predict":
-        return ArrayType(DoubleType()) if method in ("predict_proba", "predict_log_proba", "transform") else DoubleType()
-    return DoubleType() if model.outputs is None else spark_type(model.outputs, scalars=scalars)
-
-
-def parse_type(given: DataType | str) -> DataType:
-    """By Spark's own parser: a type (`array<double>`) or a list of fields (`label string, score double`)."""
-    from pyspark.sql.types import DataType as SparkType
-
-    if not isinstance(given, str):
-        return given
-    try:
-        return SparkType.fromDDL("boolean" if given == "bool" else given)
-    except Exception as error:
-        near = "".join(f" Did you mean '{name}'?" for name in get_close_matches(given.lower(), _TYPES, n=1))
-        raise InvalidInput(
-            f"result_type='{given}' is not a Spark type.{near} Types are {', '.join(_TYPES)}, and of these array<double>, "
-            "map<string,double>, or a list of fields: 'label string, score double'."
-        ) from error
-
-
-def spark_function(plan: Plan, returned: DataType) -> Any:
-    """The plan as a Spark UDF: an Arrow one where Spark has them (4.1 on), else a pandas one."""
-    from pyspark.sql import functions
-
-    if not hasattr(functions, "arrow_udf"):
-        return _pandas_function(plan, returned)
-    import pyarrow as pa
-
-    def score(batches: Any) -> Any:
-        return score_batches(plan, batches)
-
-    score.__annotations__ = {"batches": Iterator[pa.Array], "return": Iterator[pa.Array]}  # by these Spark tells UDFs apart
-    return functions.arrow_udf(score, returned)
-
-
-def _pandas_function(plan: Plan, returned: DataType) -> Any:
-    import pandas as pd
-    from pyspark.sql.pandas.functions import pandas_udf
-    from pyspark.sql.types import StructType
-
-    def score(batches: Any) -> Any:
-        return score_pandas(plan, batches)
-
+    if hasattr(f, "arrow_udf"):  # by their annotations Spark tells UDFs apart
+        by_arrow.__annotations__ = {"batches": Iterator[pa.Array], "return": Iterator[pa.Array]}
+        return f.arrow_udf(by_arrow, returned)
     output = pd.DataFrame if isinstance(returned, StructType) else pd.Series
-    score.__annotations__ = {"batches": Iterator[tuple[Union[pd.Series, pd.DataFrame], ...]], "return": Iterator[output]}  # type: ignore[valid-type]  # noqa: UP007
-    return pandas_udf(score, returned)  # type: ignore[call-overload]
+    by_pandas.__annotations__ = {"batches": Iterator[tuple[Union[pd.Series, pd.DataFrame], ...]], "return": Iterator[output]}  # type: ignore[valid-type]  # noqa: UP007
+    return pandas_udf(by_pandas, returned)  # type: ignore[call-overload]
 
 
-def _callable(function: Any, model: ResolvedModel, plan: Plan) -> Callable[..., Column]:
-    from pyspark.sql import functions
+def _callable(model: ResolvedModel, call: ModelCall, prediction: DataType) -> Callable[..., Column]:
+    function = spark_function(call, prediction)
 
     @functools.wraps(function)  # carries what `spark.udf.register` looks for
     def predict(*columns: Any, **by_name: Any) -> Column:
         if columns and by_name:
             raise InvalidInput("Pass the model's inputs either by position or by name, not both.")
-        if 1 < len(columns) < plan.required:  # one may be a struct
+        if 1 < len(columns) < call.required:  # one may be a struct
             raise InvalidInput(
-                f"The model {model.label} needs {plan.required} columns ({', '.join(plan.names or ())}) but got {len(columns)}."
+                f"The model {model.label} needs {call.required} columns ({', '.join(call.names or ())}) but got {len(columns)}."
             )
         if by_name:
-            fields = [functions.col(column) if isinstance(column, str) else column for column in by_name.values()]
-            return function(functions.struct(*[field.alias(name) for name, field in zip(by_name, fields, strict=True)]))  # type: ignore[no-any-return]
+            fields = [f.col(column) if isinstance(column, str) else column for column in by_name.values()]
+            columns = (f.struct(*[field.alias(name) for name, field in zip(by_name, fields, strict=True)]),)
         return function(*(columns or _signature_columns(model)))  # type: ignore[no-any-return]
 
     def check(df: DataFrame) -> None:
         check_inputs(model, df.schema)
 
-    predict.model = model  # type: ignore[attr-defined]
-    predict.metadata = model.metadata  # type: ignore[attr-defined]
-    predict.check = check  # type: ignore[attr-defined]
+    predict.model, predict.metadata, predict.check = model, model.metadata, check  # type: ignore[attr-defined]
     return predict
 
 
@@ -217,37 +170,3 @@ def _signature_columns(model: ResolvedModel) -> list[str]:
     if optional := ", ".join(map(str, inputs.optional_input_names())):
         raise InvalidInput(f"The model {model.label} has optional inputs ({optional}), so name the columns: predict('a', 'b').")
     return [str(name) for name in inputs.input_names()]
-
-
-def refuse(why: str, **given: Any) -> None:
-    """Raise if any of these arguments is not its default: what then scores could not heed it."""
-    defaults = {"method": "predict", "nulls": "model", "on_error": "fail", "params": None}
-    if set_ones := [f"{name}={value!r}" for name, value in given.items() if value != defaults[name]]:
-        raise InvalidInput(f"{why} {', '.join(set_ones)}.")
-
-
-def _isolated(
-    spark: SparkSession,
-    model: ResolvedModel,
-    result_type: DataType | str | None,
-    params: Mapping[str, Any] | None,
-    method: str,
-    nulls: str,
-    on_error: str,
-    env_manager: str | None,
-    model_config: Mapping[str, Any] | None,
-) -> Callable[..., Column]:
-    """MLflow rebuilds the environment and serves the model in it; what only our path can do is refused by name."""
-    import mlflow.pyfunc
-
-    refuse(f"env_manager='{env_manager}' hands the model to MLflow, which has no", method=method, nulls=nulls, on_error=on_error)
-    function: Callable[..., Column] = mlflow.pyfunc.spark_udf(
-        spark,
-        model.pinned_uri,
-        result_type,
-        env_manager=env_manager,
-        params=dict(params) if params else None,
-        model_config=dict(model_config) if model_config else None,
-    )
-    function.model = model  # type: ignore[attr-defined]
-    return function

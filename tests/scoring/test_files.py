@@ -19,7 +19,7 @@ from spark_tracking.errors import InvalidState
 from spark_tracking.lake import delta_files
 from spark_tracking.lake.delta_files import DataFile
 from spark_tracking.scoring import history, score_table
-from spark_tracking.scoring.file_path import deal
+from spark_tracking.scoring.by_files import deal
 
 
 def table(spark: SparkSession, path: str, properties: dict[str, str] | None = None, partition_by: tuple[str, ...] = ()) -> str:

@@ -15,7 +15,7 @@ from scoring_models import NUMBERS
 from spark_tracking.errors import InvalidInput, InvalidState
 from spark_tracking.lake import delta_files
 from spark_tracking.scoring import score_table
-from spark_tracking.scoring.attempt import _place, sweep
+from spark_tracking.scoring.staging import _process, sweep
 
 
 @pytest.fixture
@@ -107,6 +107,6 @@ def test_a_died_attempt_that_had_committed_keeps_its_files(spark: SparkSession, 
     score_table(spark, regressor, source, str(target), keep=["id"], strategy="files")
     (folder,) = target.glob("score-*")
     note = target / "_spark_tracking" / f"{folder.name.removeprefix('score-')}.json"
-    note.write_text(json.dumps({**_place(), "born": "never", "version": 0}))
+    note.write_text(json.dumps({**_process(), "born": "never", "version": 0}))
     assert sweep(str(target)) == []
     assert len(ids(spark, target)) == 200

@@ -21,9 +21,10 @@ from scoring_models import NUMBERS
 
 from spark_tracking.errors import InvalidState
 from spark_tracking.lake import delta_files
-from spark_tracking.scoring import attempt as attempts
-from spark_tracking.scoring import file_path, history, score_table, spark_path
-from spark_tracking.scoring.attempt import Attempt, attempt, sweep
+from spark_tracking.scoring import by_spark, history, score_table, staging
+from spark_tracking.scoring.by_files import FilesStrategy
+from spark_tracking.scoring.by_spark import SparkStrategy
+from spark_tracking.scoring.staging import Attempt, attempt, sweep
 
 
 @pytest.fixture
@@ -93,7 +94,7 @@ def mixed(spark: SparkSession, model: str, source: str, folder: Path) -> None:
 
 
 @contextmanager
-def alone(spark: SparkSession) -> Iterator[None]:
+def alone(spark: SparkSession, settings: dict[str, str]) -> Iterator[None]:
     """As on Spark Connect 4.0, which makes no session beside this one."""
     yield None
 
@@ -103,7 +104,7 @@ def test_jobs_and_a_users_writes_at_once_in_one_session_are_exact(
     spark: SparkSession, source: str, regressor: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, beside: bool
 ) -> None:
     if not beside:
-        monkeypatch.setattr(spark_path, "session_beside", alone)
+        monkeypatch.setattr(by_spark, "session_beside", alone)
     mixed(spark, regressor, source, tmp_path)
 
 
@@ -118,7 +119,7 @@ def test_a_merge_into_a_wider_target_keeps_what_it_does_not_write_and_is_done_on
     spark.sql(f"CREATE TABLE delta.`{target}` ({columns}) USING delta TBLPROPERTIES ('delta.enableChangeDataFeed' = 'true')")
     spark.sql(f"INSERT INTO delta.`{target}` (id, note) SELECT id, 'mine' FROM range(300)")
     if not beside:
-        monkeypatch.setattr(spark_path, "session_beside", alone)
+        monkeypatch.setattr(by_spark, "session_beside", alone)
     job: dict[str, Any] = {"keep": ["id"], "mode": "merge", "keys": ["id"], "since": "last", "job": "j"}
     result = score_table(spark, regressor, source, target, **job)
     rows = spark.read.format("delta").load(target)
@@ -146,9 +147,9 @@ def test_a_merge_that_ends_before_it_is_noted_is_merged_again_to_the_same_rows(
     def broken(*given: Any) -> Any:
         raise Injected
 
-    monkeypatch.setattr(spark_path, "session_beside", alone)
+    monkeypatch.setattr(by_spark, "session_beside", alone)
     with monkeypatch.context() as patch:
-        patch.setattr(spark_path, step, broken)
+        patch.setattr(SparkStrategy, step, broken)
         with pytest.raises(Injected):
             score_table(spark, regressor, source, target, **more)  # type: ignore[arg-type]
     assert ids(spark, target) == list(range(200))
@@ -196,8 +197,8 @@ def test_two_merges_into_one_new_target_at_once_add_each_key_once(spark: SparkSe
 
 
 STEPS: dict[str, tuple[Any, str, str]] = {
-    "before the workers": (file_path, "_score", "before"),
-    "behind the workers": (file_path, "_score", "after"),
+    "before the workers": (FilesStrategy, "_score", "before"),
+    "behind the workers": (FilesStrategy, "_score", "after"),
     "as the right to commit is taken": (Attempt, "claim", "after"),
     "as the table is made": (delta_files, "create", "after"),
     "as the commit begins": (delta_files, "commit", "before"),
@@ -206,10 +207,10 @@ STEPS: dict[str, tuple[Any, str, str]] = {
     "as its version is read": (delta_files, "_version_of", "before"),
     "behind the commit": (delta_files, "commit", "after"),
     "as the rest is tidied up": (Attempt, "drop_all_but", "before"),
-    "at the very end": (file_path, "run", "after"),
-    "as Spark writes": (spark_path, "_write", "before"),
-    "as Spark has written": (spark_path, "_write", "after"),
-    "as Spark has merged": (spark_path, "_merge", "after"),
+    "at the very end": (FilesStrategy, "write", "after"),
+    "as Spark writes": (SparkStrategy, "_write", "before"),
+    "as Spark has written": (SparkStrategy, "_write", "after"),
+    "as Spark has merged": (SparkStrategy, "_merge", "after"),
 }
 MODES: list[dict[str, Any]] = [
     {"mode": "append"},
@@ -234,13 +235,13 @@ def test_whatever_breaks_wherever_the_target_holds_all_or_nothing_and_the_next_r
             raise kind[0]
         return result if when == "after" else real(*given, **more)
 
-    by_spark = owner is spark_path
+    spark_writes = owner is SparkStrategy
     for number, more in enumerate(MODES):
         if (more["mode"] == "merge") != (name == "_merge"):
             continue
         for existing, error in ((False, KeyboardInterrupt), (True, Injected)):
             target, armed, kind = tmp_path / f"target{number}{existing}", [True], [error]
-            job: dict[str, Any] = {"keep": ["id", "day"], "strategy": "udf" if by_spark else "files", "job": "j", **more}
+            job: dict[str, Any] = {"keep": ["id", "day"], "strategy": "udf" if spark_writes else "files", "job": "j", **more}
             if existing:
                 kinds = {"partition_by": more.get("partition_by", [])}
                 score_table(spark, regressor, source, str(target), keep=["id", "day"], where="id < 0", strategy="udf", **kinds)
@@ -252,7 +253,7 @@ def test_whatever_breaks_wherever_the_target_holds_all_or_nothing_and_the_next_r
             assert not there or len(ids(spark, target)) in (0, 200)  # readable: no file of it is missing
             score_table(spark, regressor, source, str(target), **job)
             assert ids(spark, target) == list(range(200))
-            if not by_spark:
+            if not spark_writes:
                 live = {file.path for file in delta_files.snapshot(str(target)).files}
                 assert {str(path.relative_to(target)) for path in target.glob("score-*/*.parquet")} == live
                 assert not list((target / "_spark_tracking").iterdir())
@@ -301,7 +302,7 @@ def leave(target: str, token: str, note: str | dict[str, Any], age: float = 0.0)
 def test_dead_attempts_are_swept_by_either_strategy_and_living_ones_stay(
     spark: SparkSession, source: str, regressor: str, tmp_path: Path
 ) -> None:
-    here = attempts._place()
+    here = staging._process()
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     dead = leave(source, "dead", {**here, "pid": str(gone.pid), "born": "1"})
@@ -333,7 +334,7 @@ def test_an_attempt_whose_files_were_swept_does_not_commit(
     spark: SparkSession, source: str, regressor: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = tmp_path / "target"
-    real = file_path._score
+    real = FilesStrategy._score
 
     def slept(*given: Any) -> Any:
         written = real(*given)
@@ -343,7 +344,7 @@ def test_an_attempt_whose_files_were_swept_does_not_commit(
         assert len(sweep(str(target))) == 1
         return written
 
-    monkeypatch.setattr(file_path, "_score", slept)
+    monkeypatch.setattr(FilesStrategy, "_score", slept)
     with pytest.raises(
         InvalidState, match=r"no sign of life for 900 s, so another one removed its files .* nothing was written. Run it again"
     ):
@@ -357,7 +358,7 @@ def test_an_attempt_whose_files_were_swept_does_not_commit(
 HOLD = """
 import sys, time
 from pathlib import Path
-from spark_tracking.scoring.attempt import attempt
+from spark_tracking.scoring.staging import attempt
 with attempt(sys.argv[1], "apart", 0) as running:
     folder = Path(sys.argv[1], running.folder)
     folder.mkdir()

@@ -19,9 +19,9 @@ from mlflow.models import infer_signature
 from scoring_models import NUMBERS, save_function
 
 from spark_tracking.errors import InvalidInput, InvalidState
-from spark_tracking.scoring.predict import Plan, Predictor, to_frame
-from spark_tracking.scoring.types import WrongRowCount, to_array
-from spark_tracking.scoring.worker import ModelCopy
+from spark_tracking.scoring.worker.model_cache import ModelCopy
+from spark_tracking.scoring.worker.model_call import ModelCall, to_frame
+from spark_tracking.scoring.worker.outputs import WrongRowCount, to_array
 
 DOUBLES, LONGS, TEXTS = pa.list_(pa.float64()), pa.list_(pa.int64()), pa.list_(pa.string())
 
@@ -104,8 +104,8 @@ def echo(tmp_path_factory: pytest.TempPathFactory) -> str:
     return save_function(tmp_path_factory.mktemp("echo") / "model", Echo())
 
 
-def plan(folder: str, result: pa.DataType, **more: Any) -> Plan:
-    return Plan(copy=ModelCopy(folder, folder, None, "a model"), names=None, required=0, result=result, **more)
+def calling(folder: str, result: pa.DataType, **more: Any) -> ModelCall:
+    return ModelCall(copy=ModelCopy(folder, folder, None, "a model"), names=None, required=0, result=result, **more)
 
 
 values = st.one_of(
@@ -127,8 +127,8 @@ values = st.one_of(
 def test_scoring_in_batches_is_single_process_predict(echo: str, typed: tuple[pa.DataType, list[Any]]) -> None:
     kind, rows = typed
     table = pa.table({"x": pa.array(rows, kind)})
-    predictor = Predictor(plan(echo, kind))
-    in_batches = [row for batch in table.to_batches(max_chunksize=3) for row in predictor.score(pa.table(batch)).to_pylist()]
+    call = calling(echo, kind)
+    in_batches = [row for batch in table.to_batches(max_chunksize=3) for row in call.score(pa.table(batch)).to_pylist()]
     single = mlflow.pyfunc.load_model(echo).predict(to_frame(table)) if rows else []
     expected = [None if isinstance(row, float) and math.isnan(row) else row for row in rows]
     assert in_batches == expected
@@ -139,7 +139,7 @@ def test_scoring_in_batches_is_single_process_predict(echo: str, typed: tuple[pa
 @given(st.lists(st.none() | st.floats(-1, 1, allow_nan=False), max_size=40), st.sampled_from(["model", "skip"]))
 def test_report_marks_exactly_the_rows_that_fail(echo: str, rows: list[float | None], nulls: Any) -> None:
     table = pa.table({"x": pa.array(rows, pa.float64())})
-    found = Predictor(plan(echo, pa.float64(), on_error="report", nulls=nulls)).score(table).to_pylist()
+    found = calling(echo, pa.float64(), on_error="report", nulls=nulls).score(table).to_pylist()
     assert [row["error"] is not None for row in found] == [row is not None and row < 0 for row in rows]
     assert [row["prediction"] for row in found] == [None if row is None or row < 0 else row for row in rows]
 
@@ -149,17 +149,17 @@ def test_a_model_that_cannot_be_loaded_says_where_why_and_what_it_needs(tmp_path
     for file in Path(folder).glob("*.pkl"):
         file.write_bytes(b"cnosuchpackage\nthing\n.")
     copy = ModelCopy("broken", folder, None, "wine version 3", ("nosuchpackage==1.0",))
-    broken = Plan(copy=copy, names=None, required=0, result=pa.float64(), on_error="report")
+    broken = ModelCall(copy=copy, names=None, required=0, result=pa.float64(), on_error="report")
     with pytest.raises(InvalidState, match=r"wine version 3 could not be loaded on .*nosuchpackage.*logged with: nosuchpackage==1.0"):
-        Predictor(broken).score(pa.table({"x": [1.0]}))
+        broken.score(pa.table({"x": [1.0]}))
 
 
 def test_integers_with_nulls_reach_a_model_without_signature_as_pandas_has_them(echo: str) -> None:
     table = pa.table({"x": pa.array([1, None], pa.int64())})
     assert to_frame(table)["x"].dtype == "float64"
-    assert Predictor(plan(echo, pa.float64())).score(table).to_pylist() == [1.0, None]
+    assert calling(echo, pa.float64()).score(table).to_pylist() == [1.0, None]
 
 
 def test_the_signature_example_of_the_documentation(tmp_path: Path) -> None:
     folder = save_function(tmp_path / "model", Echo(), infer_signature(NUMBERS[["a"]], NUMBERS["a"]))
-    assert Predictor(plan(folder, pa.float64())).score(pa.table({"a": [1.0, 2.0]})).to_pylist() == [1.0, 2.0]
+    assert calling(folder, pa.float64()).score(pa.table({"a": [1.0, 2.0]})).to_pylist() == [1.0, 2.0]

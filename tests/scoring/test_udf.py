@@ -23,8 +23,8 @@ from spark_tracking import pyworker
 from spark_tracking.errors import InvalidInput, NotFound
 from spark_tracking.scoring import score_udf
 from spark_tracking.scoring.model import resolve
-from spark_tracking.scoring.predict import score_batches
-from spark_tracking.scoring.udf import make_plan
+from spark_tracking.scoring.udf import model_call
+from spark_tracking.scoring.worker.model_call import score_batches
 
 
 @pytest.fixture(scope="module")
@@ -223,8 +223,8 @@ def test_several_batches_go_in_one_call_of_a_quick_model_and_one_by_one_to_a_slo
     batches = [pa.array([float(number)] * 10) for number in range(20)]
     expected = [float(number) for number in range(20) for _ in range(10)]
     for model, at_most in ((summing, 19), (save_function(tmp_path / "slow", Slow()), None)):
-        plan, _ = make_plan(spark, resolve(model), "double")
-        answers = list(score_batches(plan, ((pa.StructArray.from_arrays([batch], ["a"]),) for batch in batches)))
+        call, _ = model_call(spark, resolve(model), "double")
+        answers = list(score_batches(call, ((pa.StructArray.from_arrays([batch], ["a"]),) for batch in batches)))
         assert [value for answer in answers for value in answer.to_pylist()] == expected
         assert len(answers) <= at_most if at_most else [len(answer) for answer in answers] == [10] * 20
 

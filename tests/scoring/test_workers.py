@@ -22,8 +22,8 @@ from scoring_models import save_function
 from sklearn.neighbors import KNeighborsRegressor
 
 from spark_tracking.lake import delta_files
-from spark_tracking.scoring import worker
 from spark_tracking.scoring.model import resolve
+from spark_tracking.scoring.worker import model_cache
 
 
 class Noting(mlflow.pyfunc.PythonModel):
@@ -100,7 +100,7 @@ def test_a_worker_process_loads_a_model_at_most_once_and_tables_are_scored_in_ev
 def _unpack(archive: str, digest: str, home: str) -> str:
     from unittest.mock import patch
 
-    from spark_tracking.scoring.worker import ModelCopy, unpacked
+    from spark_tracking.scoring.worker.model_cache import ModelCopy, unpacked
 
     with patch("pyspark.SparkFiles.get", return_value=archive), patch("tempfile.gettempdir", return_value=home):
         return str(unpacked(ModelCopy(digest, None, "model.tar", "a model")))
@@ -123,11 +123,11 @@ def test_workers_that_start_together_unpack_one_copy(tmp_path: Path) -> None:
 
 def test_the_folder_of_unpacked_models_must_be_ours_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
-    home = worker.node_folder()
+    home = model_cache.node_folder()
     assert home.stat().st_mode & 0o777 == 0o700
     home.chmod(0o777)
     with pytest.raises(Exception, match="must be a folder that belongs to user"):
-        worker.node_folder()
+        model_cache.node_folder()
 
 
 JOB = """
@@ -210,14 +210,12 @@ def test_a_big_estimators_arrays_are_mapped_and_it_predicts_the_same(tmp_path: P
     import numpy as np
     from scoring_models import save_sklearn
 
-    from spark_tracking.scoring import mapped
-
     monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
-    monkeypatch.setattr(mapped, "_BIG", 1 << 20)
+    monkeypatch.setattr(model_cache, "_BIG", 1 << 20)
     features = pd.DataFrame(np.random.default_rng(3).random((50_000, 4)), columns=list("abcd"))
     model = KNeighborsRegressor(algorithm="brute").fit(features, features["a"])
     folder = save_sklearn(tmp_path / "model", model, features, features["a"])
-    loaded = worker.load(worker.ModelCopy("big", folder, None, "a model"))
+    loaded = model_cache.load(model_cache.ModelCopy("big", folder, None, "a model"))
     assert "estimator" in Path("/proc/self/maps").read_text()
     assert isinstance(loaded.get_raw_model()._fit_X, np.memmap)
     assert np.array_equal(loaded.predict(features.head(10)), model.predict(features.head(10)))
@@ -233,13 +231,11 @@ class Doubling(KNeighborsRegressor):
 def test_a_big_estimator_of_a_notebooks_class_is_loaded_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from scoring_models import save_sklearn
 
-    from spark_tracking.scoring import mapped
-
     monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
-    monkeypatch.setattr(mapped, "_BIG", 1 << 10)
+    monkeypatch.setattr(model_cache, "_BIG", 1 << 10)
     monkeypatch.setattr(Doubling, "__module__", "__main__")
     features = pd.DataFrame({"a": [1.0, 2.0, 3.0], "b": 0.0})
     model = Doubling(n_neighbors=1).fit(features, features["a"])
     folder = save_sklearn(tmp_path / "model", model, features, features["a"])
-    assert list(worker.load(worker.ModelCopy("notebook", folder, None, "a model")).predict(features)) == [2.0, 4.0, 6.0]
-    assert not list(Path(worker.node_folder()).glob("*partial"))
+    assert list(model_cache.load(model_cache.ModelCopy("notebook", folder, None, "a model")).predict(features)) == [2.0, 4.0, 6.0]
+    assert not list(Path(model_cache.node_folder()).glob("*partial"))

@@ -49,41 +49,31 @@ class FloatBounds:
 
 
 def statistics(footer: pq.FileMetaData, schema: pa.Schema, floats: FloatBounds) -> dict[str, Any]:
-    """Row count, and per simple column its bounds and null count.
-
-    Args:
-        footer: of the file, with Parquet's own statistics.
-        schema: its Arrow schema.
-        floats: what stands in for Parquet's statistics of floating columns.
+    """Row count, and per simple column its bounds and null count; `floats` stands in for the footer's floating columns.
 
     Example:
         >>> statistics(pq.read_metadata("a.parquet"), schema, FloatBounds(schema))
         {'numRecords': 2, 'minValues': {'id': 1}, 'maxValues': {'id': 2}, 'nullCount': {'id': 0}}
     """
-    simple = {field.name: field.type for field in list(schema)[:_COLUMNS] if not pa.types.is_nested(field.type)}
-    low: dict[str, Any] = {}
-    high: dict[str, Any] = {}
-    nulls: dict[str, int] = {}
+    simple = {field.name for field in list(schema)[:_COLUMNS] if not pa.types.is_nested(field.type)}
+    pairs = {name: pair for name, pair in floats.bounds.items() if name in simple}
+    nulls = {name: count for name, count in floats.nulls.items() if name in simple}
     unknown = set()
-    for group in range(footer.num_row_groups):
-        for place in range(footer.num_columns):
-            column = footer.row_group(group).column(place)
-            name, found = column.path_in_schema, column.statistics
-            if name not in simple or name in floats.names:
-                continue
-            if found is None or found.null_count is None:
-                unknown.add(name)
-                continue
-            nulls[name] = nulls.get(name, 0) + found.null_count
-            if found.has_min_max:
-                low[name] = min(low.get(name, found.min), found.min)
-                high[name] = max(high.get(name, found.max), found.max)
-            elif found.null_count < footer.row_group(group).num_rows:
-                unknown.add(name)
-    pairs = {name: (low[name], high[name]) for name in low if name not in unknown}
-    pairs.update({name: pair for name, pair in floats.bounds.items() if name in simple})
-    nulls.update({name: count for name, count in floats.nulls.items() if name in simple})
-    bounds = {name: (_bound(pair[0], False), _bound(pair[1], True)) for name, pair in pairs.items()}
+    groups = [footer.row_group(number) for number in range(footer.num_row_groups)]
+    for group, place in ((group, place) for group in groups for place in range(footer.num_columns)):
+        name, found = group.column(place).path_in_schema, group.column(place).statistics
+        if name not in simple or name in floats.names:
+            continue
+        if found is None or found.null_count is None:
+            unknown.add(name)
+            continue
+        nulls[name] = nulls.get(name, 0) + found.null_count
+        if found.has_min_max:
+            low, high = pairs.get(name, (found.min, found.max))
+            pairs[name] = (min(low, found.min), max(high, found.max))
+        elif found.null_count < group.num_rows:
+            unknown.add(name)
+    bounds = {name: (_bound(low, False), _bound(high, True)) for name, (low, high) in pairs.items() if name not in unknown}
     return {
         "numRecords": footer.num_rows,
         "minValues": {name: pair[0] for name, pair in bounds.items() if None not in pair},
@@ -94,17 +84,14 @@ def statistics(footer: pq.FileMetaData, schema: pa.Schema, floats: FloatBounds) 
 
 def _bound(value: Any, upper: bool) -> Any:
     """A value as Delta's JSON has it; None where it has no exact or safe form."""
-    if isinstance(value, (bool, int)):
-        return None if isinstance(value, bool) else value
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, str):
-        return value if len(value) <= _TEXT else None
     if isinstance(value, dt.datetime):  # milliseconds are all that Delta keeps
         whole = value.replace(microsecond=value.microsecond // 1000 * 1000) + dt.timedelta(milliseconds=1 if upper else 0)
         text = whole.replace(tzinfo=None).isoformat(timespec="milliseconds")
         return text + "Z" if value.tzinfo else text
-    return value.isoformat() if isinstance(value, dt.date) else None
+    if isinstance(value, dt.date):
+        return value.isoformat()
+    exact = type(value) is int or (isinstance(value, float) and math.isfinite(value)) or (isinstance(value, str) and len(value) <= _TEXT)
+    return value if exact else None
 
 
 def partition_text(value: Any) -> str | None:

@@ -1,4 +1,4 @@
-"""What a job reads: a Delta table pinned to a version, another table or Parquet folder, or a DataFrame."""
+"""Tables as Spark knows them: where one is that is given by path or name, and what a job reads, pinned to a version."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
+from pyspark.errors import AnalysisException, ParseException, PySparkException
+
 from spark_tracking.errors import InvalidInput, NotFound
 from spark_tracking.lake import delta_files
 from spark_tracking.scoring.ship import is_connect
@@ -18,8 +20,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a table is, as Spark knows it.
+class TableRef:
+    """A table, which may not exist yet.
 
     Attributes:
         text: what the caller gave: a path, a cloud URI or a table name.
@@ -40,39 +42,53 @@ class Place:
         return self.format is not None
 
     @property
-    def sql(self) -> str:
-        """How SQL names it."""
-        return f"delta.{quoted(self.path)}" if self.is_path else self.text
+    def path(self) -> str:
+        """Where Spark reads and writes what is given by path."""
+        return self.location or self.text
 
     @property
-    def path(self) -> str:
-        """Where Spark reads and writes, for a place given by path."""
-        return self.location or self.text
+    def sql(self) -> str:
+        """How SQL names it."""
+        return f"delta.{sql_name(self.path)}" if self.is_path else self.text
+
+    def read(self, spark: SparkSession, version: int) -> DataFrame:
+        """A Delta table as of a version."""
+        reader = spark.read.format("delta").option("versionAsOf", version)
+        return reader.load(self.path) if self.is_path else reader.table(self.text)
+
+    def empty(self, spark: SparkSession) -> DataFrame:
+        """None of its rows."""
+        return spark.sql(f"SELECT * FROM {self.sql} LIMIT 0")
 
 
 @dataclass(frozen=True)
-class Source:
-    """What a job reads, pinned.
+class PinnedSource:
+    """What a job reads.
 
     Attributes:
         df: the rows, without any filter.
         label: how messages, commits and runs name it.
-        place: where it is; None for a DataFrame.
-        version: of a Delta table; None otherwise.
+        table: where it is; None for a DataFrame.
+        version: of a Delta table; None for what has no versions.
     """
 
     df: DataFrame
     label: str
-    place: Place | None = None
+    table: TableRef | None = None
     version: int | None = None
 
-    @property
-    def is_delta(self) -> bool:
-        """Whether this is a Delta table with versions."""
-        return self.version is not None
+
+def sql_name(name: str) -> str:
+    """A name as SQL takes it, whatever characters are in it."""
+    return "`" + name.replace("`", "``") + "`"
 
 
-def find_place(spark: SparkSession, text: str) -> Place:
+def one_line(error: Exception) -> str:
+    """What an error of Spark's says, without its state, plan and stack."""
+    return " ".join(str(error).split("SQLSTATE")[0].split())
+
+
+def find_table(spark: SparkSession, text: str) -> TableRef:
     """Find a table by path or name; it may not exist yet.
 
     A text with a slash or a scheme is a path, `delta.`/some/path`` too; anything else is a name in the catalog.
@@ -85,25 +101,23 @@ def find_place(spark: SparkSession, text: str) -> Place:
     if folder is None:
         location = _delta_location(spark, text)
         found = "delta" if location else "parquet" if _has_parquet(spark, text) else None
-        return Place(text, True, location or (text if "://" in text else None), found)
+        return TableRef(text, True, location or (text if "://" in text else None), found)
     if any(file.suffix in (".json", ".parquet") for file in folder.glob("_delta_log/*")):  # Spark's failed first write leaves it empty
-        return Place(text, True, str(folder), "delta")
+        return TableRef(text, True, str(folder), "delta")
     # What does not exist, or is a file of another kind, is not asked of Spark, which would log pages about it.
     worth_asking = folder.exists() and (folder.is_dir() or folder.suffix == ".parquet") and not (folder / "_delta_log").is_dir()
-    return Place(text, True, str(folder), "parquet" if worth_asking and _has_parquet(spark, str(folder)) else None)
+    return TableRef(text, True, str(folder), "parquet" if worth_asking and _has_parquet(spark, str(folder)) else None)
 
 
-def _named(spark: SparkSession, name: str) -> Place:
-    from pyspark.errors import AnalysisException, ParseException
-
+def _named(spark: SparkSession, name: str) -> TableRef:
     try:
         if not spark.catalog.tableExists(name):
-            return Place(name, False, None, None)
+            return TableRef(name, False, None, None)
         rows = {row[0]: row[1] for row in spark.sql(f"DESCRIBE TABLE EXTENDED {name}").collect()}
     except (AnalysisException, ParseException) as error:
         raise InvalidInput(f"'{name}' is no name of a table, and a path needs a slash: write './{name}'.") from error
     kind = "view" if rows.get("Type") == "VIEW" else str(rows.get("Provider", "table")).lower()
-    return Place(name, False, _without_scheme(rows["Location"]) if rows.get("Location") else None, kind)
+    return TableRef(name, False, _without_scheme(rows["Location"]) if rows.get("Location") else None, kind)
 
 
 def _local_folder(spark: SparkSession, text: str) -> Path | None:
@@ -127,23 +141,11 @@ def _without_scheme(uri: str) -> str:
 
 def _delta_location(spark: SparkSession, path: str) -> str | None:
     """Where a Delta table is; by SQL, since delta-spark's own call needs a plug-in in Spark Connect."""
-    from pyspark.errors import PySparkException
-
     try:
-        detail = spark.sql(f"DESCRIBE DETAIL delta.{quoted(path)}").collect()[0]
+        detail = spark.sql(f"DESCRIBE DETAIL delta.{sql_name(path)}").collect()[0]
     except PySparkException:
         return None
     return _without_scheme(detail["location"]) if detail["format"] == "delta" else None
-
-
-def one_line(error: Exception) -> str:
-    """What an error of Spark's says, without its state, plan and stack."""
-    return " ".join(str(error).split("SQLSTATE")[0].split())
-
-
-def quoted(name: str) -> str:
-    """A name as SQL takes it, whatever characters are in it."""
-    return "`" + name.replace("`", "``") + "`"
 
 
 def _has_parquet(spark: SparkSession, path: str) -> bool:
@@ -154,70 +156,45 @@ def _has_parquet(spark: SparkSession, path: str) -> bool:
     return True
 
 
-def find_source(spark: SparkSession, source: str | DataFrame, version: int | None, timestamp: str | dt.datetime | None) -> Source:
-    """Pin what a job reads.
-
-    Args:
-        spark: the session.
-        source: Delta table or Parquet folder by path, table by name, or a DataFrame.
-        version: the Delta table's version; None: the newest now.
-        timestamp: instead of a version, as it was at that time.
+def pin_source(spark: SparkSession, source: str | DataFrame, version: int | None, timestamp: str | dt.datetime | None) -> PinnedSource:
+    """Pin what a job reads: a Delta table (None: its newest version now), another table or Parquet folder, or a DataFrame.
 
     Raises:
-        NotFound: there is no such table.
+        NotFound: there is no such table, or no such version of it.
         InvalidInput: version and timestamp together, or for something that has no versions.
     """
-    from pyspark.errors import PySparkException
-
     if version is not None and timestamp is not None:
         raise InvalidInput(f"version={version} and timestamp='{timestamp}' exclude each other. Give one of them.")
-    if not isinstance(source, str):
-        return _unversioned(Source(source, "a DataFrame"), version, timestamp)
-    place = find_place(spark, source)
-    if not place.exists:
-        hint = f"A path needs a slash: './{source}'." if Path(source).exists() else "Give a path, or a name that the catalog knows."
-        where = f" (that is '{place.location}')" if place.location not in (None, source) else ""
+    label, table = (source, find_table(spark, source)) if isinstance(source, str) else ("a DataFrame", None)
+    if table and not table.exists:
+        hint = f"A path needs a slash: './{source}'." if Path(label).exists() else "Give a path, or a name that the catalog knows."
+        where = f" (that is '{table.location}')" if table.location not in (None, source) else ""
         raise NotFound(f"There is no table or Parquet folder '{source}'{where}. {hint}")
-    if place.format != "delta":
-        df = spark.read.parquet(place.path) if place.is_path else spark.table(place.text)
-        return _unversioned(Source(df, source, place), version, timestamp)
-    try:
-        pinned = _version(spark, place, version, timestamp)
-        df = read_version(spark, place, pinned)
-        df.schema  # noqa: B018 - on Connect it is what asks
-    except PySparkException as error:
-        raise NotFound(f"'{source}' cannot be read as it was at version={version}, timestamp={timestamp}: {one_line(error)}") from error
-    return Source(df, source, place, pinned)
-
-
-def read_version(spark: SparkSession, place: Place, version: int) -> DataFrame:
-    """A Delta table as of a version."""
-    reader = spark.read.format("delta").option("versionAsOf", version)
-    return reader.load(place.path) if place.is_path else reader.table(place.text)
-
-
-def _unversioned(source: Source, version: int | None, timestamp: Any) -> Source:
+    if table and table.format == "delta":
+        try:
+            pinned = _version(spark, table, version, timestamp)
+            df = table.read(spark, pinned)
+            df.schema  # noqa: B018 - on Connect it is what asks
+        except PySparkException as error:
+            raise NotFound(f"'{source}' cannot be read as it was at version={version}, timestamp={timestamp}: {one_line(error)}") from error
+        return PinnedSource(df, label, table, pinned)
     if version is not None or timestamp is not None:
-        raise InvalidInput(f"version and timestamp need a Delta table; {source.label} has no versions. Leave them out.")
-    return source
+        raise InvalidInput(f"version and timestamp need a Delta table; {label} has no versions. Leave them out.")
+    if isinstance(source, str):
+        assert table is not None
+        source = spark.read.parquet(table.path) if table.is_path else spark.table(table.text)
+    return PinnedSource(source, label, table)
 
 
-def _version(spark: SparkSession, place: Place, version: int | None, timestamp: str | dt.datetime | None) -> int:
+def _version(spark: SparkSession, table: TableRef, version: int | None, timestamp: str | dt.datetime | None) -> int:
     if version is not None:
         return version
-    if timestamp is None and not is_connect(spark) and (newest := delta_files.newest_version(place.location)) is not None:
+    if timestamp is None and not is_connect(spark) and (newest := delta_files.newest_version(table.location)) is not None:
         return newest  # without a job of Spark's
-    commits = spark.sql(f"DESCRIBE HISTORY {place.sql}" + ("" if timestamp is not None else " LIMIT 1")).select("version", "timestamp")
+    commits = spark.sql(f"DESCRIBE HISTORY {table.sql}" + ("" if timestamp is not None else " LIMIT 1")).select("version", "timestamp")
     if timestamp is None:
         return int(commits.collect()[0]["version"])
     found = commits.where(commits["timestamp"] <= str(timestamp)).agg({"version": "max"}).collect()[0][0]
     if found is None:
-        raise NotFound(f"The table '{place.text}' has no version as old as {timestamp}. Give a later time.")
+        raise NotFound(f"The table '{table.text}' has no version as old as {timestamp}. Give a later time.")
     return int(found)
-
-
-def default_parallelism(spark: SparkSession) -> int:
-    """How many tasks the session runs at once; on Connect, where nothing tells, the shuffle partitions."""
-    if is_connect(spark):
-        return int(spark.conf.get("spark.sql.shuffle.partitions") or 8)
-    return spark.sparkContext.defaultParallelism

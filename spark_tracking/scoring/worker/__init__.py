@@ -1,0 +1,1 @@
+"""What runs in Spark's Python workers. It needs no Delta library and nothing of the driver's."""
