@@ -43,7 +43,7 @@ class SparkStrategy:
         """Score the rows and commit them.
 
         Raises:
-            InvalidInput: the target lacks columns, or has them in other types.
+            InvalidInput: the target lacks columns.
             InvalidState: another job changed the same rows.
         """
         job, scored = self.job, self._scored()
@@ -51,20 +51,20 @@ class SparkStrategy:
         if job.target.location:
             with suppress(Exception):  # housekeeping: where it cannot be reached, the next job may do it
                 sweep(job.target.location)
-        counts: Callable[[], dict[str, int]] | None
         try:
             with progress(job.spark, f"scoring {job.source.label}", rows=None, show=job.request.show_progress):
                 counts = (self._merge if job.request.mode == "merge" else self._write)(scored)
         except Exception as error:
-            clearer = self._clearer(error)
-            if clearer is error:
+            if not _conflicts(error):
                 raise
-            if clearer is not None:
-                raise clearer from error
-            counts = None
+            if job.backlog.is_in(job.target):  # another run of this job did the work meanwhile
+                return Committed(None, 0, 0)
+            raise InvalidState(
+                f"Another job changed the same rows of '{job.target.text}' at the same time, and nothing was written. Run it again."
+            ) from error
         version = committed_version(job.spark, job.request.target, job.token)
         # What had been done before Delta leaves out without reading it: its counts would never come.
-        return Committed(None, 0, 0) if version is None or counts is None else Committed(version, **counts())
+        return Committed(None, 0, 0) if version is None else Committed(version, **counts())
 
     def _scored(self) -> DataFrame:
         """The rows with the columns that the target gets."""
@@ -114,29 +114,6 @@ class SparkStrategy:
                 f"The target '{job.target.text}' lacks columns that would be written: {', '.join(strange)}. Add them to it "
                 "(ALTER TABLE ... ADD COLUMNS), set keep= or prediction=, or use mode='overwrite'."
             )
-
-    def _clearer(self, error: Exception) -> Exception | None:
-        """What an error of Delta's means here; None if another run of this job did the work meanwhile.
-
-        Delta's come through py4j, Connect or delta-spark as exceptions of different classes, whose texts name Delta's own.
-        """
-        job, text = self.job, f"{type(error).__name__} {error}"
-        if "DELTA_MULTIPLE_SOURCE_ROW_MATCHING" in text:
-            keys = ", ".join(job.request.keys)
-            return InvalidInput(f"Several rows to score have the same {keys}. Give keys= that tell them apart, or use where=.")
-        if "DELTA_FAILED_TO_MERGE_FIELDS" in text:
-            there, written = job.target.empty(job.spark).schema.simpleString(), job.output.simpleString()
-            return InvalidInput(
-                f"The target '{job.target.text}' has columns of other types: {there}. To be written are: {written}. "
-                "Set result_type=, or use mode='overwrite'."
-            )
-        if not _conflicts(error):
-            return error
-        if job.backlog.is_in(job.target):
-            return None
-        return InvalidState(
-            f"Another job changed the same rows of '{job.target.text}' at the same time, and nothing was written. Run it again."
-        )
 
     def _writer(self, rows: DataFrame, **facts: Any) -> DataFrameWriter:
         """A writer whose commit says what it is; its options reach no other write."""

@@ -30,13 +30,11 @@ class ResolvedModel:
     """A model that can no longer change under a job.
 
     Attributes:
-        uri: what the caller gave.
-        pinned_uri: the same model without an alias or stage, e.g. `models:/wine/3`.
-        path: folder on this machine that holds the model (`MLmodel` and its files).
+        uri, pinned_uri: what the caller gave, and the same without an alias or stage, e.g. `models:/wine/3`.
+        path: folder on this machine that holds the model (`MLmodel` and its files); `metadata`: its `mlflow.models.Model`.
         digest: SHA-256 (first 32 hex digits) over the names and contents of the model's files.
         name, version, alias: of a registered model; None otherwise.
         run_id, model_id: the run and the logged model that it comes from, where known.
-        metadata: the `MLmodel` file as an `mlflow.models.Model`.
     """
 
     uri: str
@@ -86,11 +84,7 @@ class ResolvedModel:
 
 
 def resolve(model_uri: str) -> ResolvedModel:
-    """Find out which model a URI means now, and bring its files to this machine.
-
-    Args:
-        model_uri: `runs:/<run>/<path>`, `models:/<name>/<version>`, `models:/<name>/latest`, `models:/<name>@<alias>`,
-            `models:/m-<id>`, a folder, or a cloud URI that MLflow can download.
+    """Find out which model a URI of MLflow's, a folder or a cloud URI means now, and bring its files to this machine.
 
     Raises:
         NotFound: there is no such model, version, alias or folder.
@@ -101,25 +95,20 @@ def resolve(model_uri: str) -> ResolvedModel:
         'wine version 3 (@champion)'
     """
     match = _REGISTERED.match(model_uri)
-    if match is None:
-        return _local(model_uri, model_uri, None, None)
-    version = _registered_version(model_uri, match)
-    return _local(model_uri, f"models:/{version.name}/{version.version}", version, match["alias"])
-
-
-def _local(uri: str, pinned_uri: str, version: ModelVersion | None, alias: str | None) -> ResolvedModel:
-    path = _download(pinned_uri)
+    version = _registered_version(model_uri, match) if match else None
+    pinned_uri = f"models:/{version.name}/{version.version}" if version else model_uri
+    path = _folder(pinned_uri)
     if not (path / "MLmodel").is_file():
-        raise InvalidInput(f"'{uri}' is not an MLflow model: there is no file 'MLmodel' in it. Give the URI that log_model returned.")
+        raise InvalidInput(f"'{model_uri}' is not an MLflow model: there is no file 'MLmodel' in it. Give the URI that log_model returned.")
     metadata = Model.load(str(path))
     return ResolvedModel(
-        uri=uri,
+        uri=model_uri,
         pinned_uri=pinned_uri,
         path=path,
         digest=folder_digest(path),
         name=version.name if version else None,
         version=str(version.version) if version else None,
-        alias=alias,
+        alias=match["alias"] if match else None,
         run_id=(version.run_id if version else None) or metadata.run_id or None,
         model_id=getattr(metadata, "model_id", None) or None,
         metadata=metadata,
@@ -147,7 +136,7 @@ def _registered_version(model_uri: str, match: re.Match[str]) -> ModelVersion:
     return max(versions, key=lambda version: int(version.version))
 
 
-def _download(uri: str) -> Path:
+def _folder(uri: str) -> Path:
     """The model's folder; a local one as it is, a remote one downloaded once per process."""
     if "://" not in uri and ":/" not in uri:
         path = Path(uri).expanduser().resolve()

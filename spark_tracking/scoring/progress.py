@@ -18,13 +18,9 @@ _LOOK_SECONDS = 0.5
 
 @contextmanager
 def progress(spark: SparkSession, title: str, *, rows: int | None, show: bool | None) -> Iterator[None]:
-    """Show the progress of the Spark jobs that this thread starts.
+    """Show the progress of the Spark jobs that this thread starts; with `show=None` only where someone looks, on a terminal.
 
-    Args:
-        spark: the session.
-        title: what is being done.
-        rows: how many rows in all, of which tasks are taken to have equal shares; None if unknown: tasks are shown.
-        show: None: only where someone looks, on a terminal.
+    `rows`: how many in all, of which tasks are taken to have equal shares; None if unknown: tasks are shown.
     """
     if not (sys.stderr.isatty() if show is None else show):
         yield
@@ -52,7 +48,6 @@ def _watch_classic(spark: SparkSession, done: Callable[[int, int], None]) -> Ite
         context.setLocalProperty("spark.jobGroup.id", group)
     tracker = context.statusTracker()
     before = set(tracker.getJobIdsForGroup(group))
-    stop = threading.Event()
 
     def look() -> None:
         jobs = [tracker.getJobInfo(job) for job in set(tracker.getJobIdsForGroup(group)) - before]
@@ -60,29 +55,38 @@ def _watch_classic(spark: SparkSession, done: Callable[[int, int], None]) -> Ite
         stages = [stage for stage in found if stage]
         done(sum(stage.numCompletedTasks for stage in stages), sum(stage.numTasks for stage in stages))
 
-    def watch() -> None:
-        while not stop.wait(_LOOK_SECONDS):
-            look()
-
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
     try:
-        yield
+        with every(_LOOK_SECONDS, look):
+            yield
     finally:
-        stop.set()
-        thread.join()
         if group.startswith("spark-tracking-"):
             context.setLocalProperty("spark.jobGroup.id", None)  # type: ignore[arg-type]
     look()  # a short job has ended before the first look
 
 
 @contextmanager
-def _watch_connect(spark: Any, done: Callable[[int, int], None]) -> Iterator[None]:
-    def handler(stages: Any, inflight_tasks: int, operation_id: str, done: bool) -> None:
-        stages = stages or ()
-        report(sum(stage.num_completed_tasks for stage in stages), sum(stage.num_tasks for stage in stages))
+def every(seconds: float, call: Callable[[], None]) -> Iterator[None]:
+    """Call something again and again in a thread while the block runs."""
+    stop = threading.Event()
 
-    report = done
+    def run() -> None:
+        while not stop.wait(seconds):
+            call()
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+@contextmanager
+def _watch_connect(spark: Any, done: Callable[[int, int], None]) -> Iterator[None]:
+    def handler(stages: Any, **_: Any) -> None:
+        done(sum(stage.num_completed_tasks for stage in stages or ()), sum(stage.num_tasks for stage in stages or ()))
+
     spark.registerProgressHandler(handler)
     try:
         yield

@@ -11,10 +11,12 @@ from weakref import WeakKeyDictionary
 from pyspark.errors import PySparkException
 
 from spark_tracking import errors
-from spark_tracking.errors import InvalidState
+from spark_tracking.errors import InvalidInput, InvalidState
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
+
+    from spark_tracking.scoring.job import Job
 
 _OURS = re.compile(r"^\s*spark_tracking\.[\w.]+\.(?P<kind>\w+): (?P<words>.+)$", re.MULTILINE)
 _NO_DELTA = re.compile(r"DATA_SOURCE_NOT_FOUND|DELTA_CONFIGURE_SPARK_SESSION|Failed to find (the )?data source: delta|delta\.DefaultSource")
@@ -45,8 +47,11 @@ def require_delta(spark: SparkSession) -> None:
 
 
 @contextmanager
-def in_a_sentence(target: str) -> Iterator[None]:
-    """An error of Spark's as our sentence, or as what our code in a worker said; others as they are."""
+def in_a_sentence(job: Job) -> Iterator[None]:
+    """An error of Spark's as our sentence, or as what our code in a worker said; others as they are.
+
+    Delta's come through py4j, Connect or delta-spark as exceptions of different classes, whose texts name Delta's own.
+    """
     try:
         yield
     except errors.SparkTrackingError:
@@ -55,12 +60,24 @@ def in_a_sentence(target: str) -> Iterator[None]:
         text = str(error)
         if said := _OURS.search(text):
             raise getattr(errors, said["kind"], InvalidState)(said["words"]) from error
-        if not isinstance(error, PySparkException) and not type(error).__module__.startswith("py4j."):
-            raise
-        if full := _FULL.search(text):
-            raise InvalidState(
-                f"Writing into '{target}' failed: {full[0]}. Nothing was committed. Make room there and run it again."
-            ) from error
-        causes = list(_CAUSE.finditer(text))
-        cause = f"{causes[-1]['kind']}: {causes[-1]['words']}" if causes else text
-        raise InvalidState(f"Spark failed while it scored into '{target}': {' '.join(cause.split('SQLSTATE')[0].split())[:500]}") from error
+        if isinstance(error, PySparkException) or type(error).__module__.startswith("py4j."):
+            raise _sentence(job, text) from error
+        raise
+
+
+def _sentence(job: Job, text: str) -> errors.SparkTrackingError:
+    target = job.target.text
+    if "DELTA_MULTIPLE_SOURCE_ROW_MATCHING" in text:
+        keys = ", ".join(job.request.keys)
+        return InvalidInput(f"Several rows to score have the same {keys}. Give keys= that tell them apart, or use where=.")
+    if "DELTA_FAILED_TO_MERGE_FIELDS" in text:
+        there, written = job.target.empty(job.spark).schema.simpleString(), job.output.simpleString()
+        return InvalidInput(
+            f"The target '{target}' has columns of other types: {there}. To be written are: {written}. "
+            "Set result_type=, or use mode='overwrite'."
+        )
+    if full := _FULL.search(text):
+        return InvalidState(f"Writing into '{target}' failed: {full[0]}. Nothing was committed. Make room there and run it again.")
+    causes = list(_CAUSE.finditer(text))
+    cause = f"{causes[-1]['kind']}: {causes[-1]['words']}" if causes else text
+    return InvalidState(f"Spark failed while it scored into '{target}': {' '.join(cause.split('SQLSTATE')[0].split())[:500]}")

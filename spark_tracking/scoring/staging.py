@@ -11,7 +11,6 @@ from __future__ import annotations
 import datetime as dt
 import json
 import os
-import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from pyarrow.fs import FileInfo, FileSelector, FileType, SubTreeFileSystem
 from spark_tracking.errors import InvalidState
 from spark_tracking.lake import delta_files
 from spark_tracking.scoring.commits import scoring_facts
+from spark_tracking.scoring.progress import every
 from spark_tracking.scoring.worker.files import is_local, root
 
 _NOTES = "_spark_tracking"
@@ -56,10 +56,11 @@ class Attempt:
     def beat(self) -> None:
         """Give a sign of life, without making a note that somebody swept anew."""
         kind = "committing" if self.committing else "json"
-        if is_local(self._files):
-            os.utime(f"{self._files.base_path}/{_note(self.token, kind)}")
-        elif _there(self._files, _note(self.token, kind)):
-            self._write(kind, _process())
+        with suppress(OSError):
+            if is_local(self._files):
+                os.utime(f"{self._files.base_path}/{_note(self.token, kind)}")
+            elif _there(self._files, _note(self.token, kind)):
+                self._write(kind, _process())
 
     def claim(self) -> None:
         """Take the right to commit; from here on nobody sweeps this attempt while its process lives.
@@ -121,7 +122,7 @@ def attempt(target: str, token: str, version: int) -> Iterator[Attempt]:
             running.forget()
         raise InvalidState(f"The target '{target}' cannot be written: {error}") from error
     try:
-        with _beating(running):
+        with every(_BEAT_SECONDS, running.beat):
             yield running
     except BaseException:
         with suppress(OSError):  # what cannot be cleaned up now goes with the next job; the failure is what to tell
@@ -129,24 +130,6 @@ def attempt(target: str, token: str, version: int) -> Iterator[Attempt]:
         raise
     with suppress(OSError):
         running.forget()
-
-
-@contextmanager
-def _beating(running: Attempt) -> Iterator[None]:
-    stop = threading.Event()
-
-    def beat() -> None:
-        while not stop.wait(_BEAT_SECONDS):
-            with suppress(OSError):
-                running.beat()
-
-    thread = threading.Thread(target=beat, name=running.folder, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
 
 
 def sweep(target: str) -> list[str]:

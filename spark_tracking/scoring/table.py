@@ -118,7 +118,7 @@ def score_table(
     )
     require_delta(spark)
     found = find_job(spark, request)
-    with in_a_sentence(target):
+    with in_a_sentence(found):
         strategy_used, reason, committed = _run(found)
     result = ScoreResult.of(found, committed, strategy_used, reason, began)
     return replace(result, run_id=record_run(result, found)) if track else result
