@@ -18,7 +18,7 @@ from spark_tracking.scoring.incremental import Backlog, backlog
 from spark_tracking.scoring.model import ResolvedModel, resolve
 from spark_tracking.scoring.signature import check_inputs, input_names, parse_type
 from spark_tracking.scoring.tables import PinnedSource, TableRef, find_table, one_line, pin_source
-from spark_tracking.scoring.udf import model_call, refuse
+from spark_tracking.scoring.udf import check_choice, model_call, refuse
 from spark_tracking.scoring.worker.model_call import ModelCall, Nulls, OnError
 
 if TYPE_CHECKING:
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
 Mode = Literal["append", "overwrite", "overwrite_partitions", "merge"]
 StrategyName = Literal["auto", "files", "udf"]
-MODES: tuple[Mode, ...] = ("append", "overwrite", "overwrite_partitions", "merge")
-STRATEGIES: tuple[StrategyName, ...] = ("auto", "files", "udf")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,9 +56,8 @@ class Request:
     show_progress: bool | None
 
     def __post_init__(self) -> None:
-        for name, value, known in (("mode", self.mode, MODES), ("strategy", self.strategy, STRATEGIES)):
-            if value not in known:
-                raise InvalidInput(f"{name}='{value}' is not known. Use one of: {', '.join(known)}.")
+        check_choice("mode", self.mode, Mode)
+        check_choice("strategy", self.strategy, StrategyName)
         if (self.mode == "merge") != bool(self.keys):
             raise InvalidInput("mode='merge' needs keys=[...], the columns that tell rows apart; no other mode takes them.")
         if self.mode == "overwrite" and self.since is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Union
+from typing import TYPE_CHECKING, Any, Union, get_args
 
 import pandas as pd
 import pyarrow as pa
@@ -16,7 +16,7 @@ from spark_tracking.errors import InvalidInput
 from spark_tracking.scoring.model import ResolvedModel, resolve
 from spark_tracking.scoring.ship import ship
 from spark_tracking.scoring.signature import arrow_type, check_inputs, check_params, prediction_type, safe_casts
-from spark_tracking.scoring.worker.model_call import NULLS, ON_ERROR, ModelCall, Nulls, OnError, score_batches, score_pandas
+from spark_tracking.scoring.worker.model_call import ModelCall, Nulls, OnError, score_batches, score_pandas
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame, SparkSession
@@ -78,6 +78,12 @@ def score_udf(
     return function  # type: ignore[no-any-return]
 
 
+def check_choice(name: str, value: str, choices: Any) -> None:
+    """Raise if an argument is none of a `Literal`'s choices."""
+    if value not in get_args(choices):
+        raise InvalidInput(f"{name}='{value}' is not known. Use one of: {', '.join(get_args(choices))}.")
+
+
 def refuse(why: str, **given: Any) -> None:
     """Raise if any of these arguments is not its default: what then scores could not heed it."""
     defaults = {"method": "predict", "nulls": "model", "on_error": "fail", "params": None}
@@ -98,9 +104,8 @@ def model_call(
     scalars: bool = False,
 ) -> tuple[ModelCall, DataType]:
     """How workers call a model, and the Spark type of a prediction (`scalars`: see `prediction_type`); the model is shipped."""
-    for name, value, allowed in (("nulls", nulls, NULLS), ("on_error", on_error, ON_ERROR)):
-        if value not in allowed:
-            raise InvalidInput(f"{name}='{value}' is not known. Use one of: {', '.join(allowed)}.")
+    check_choice("nulls", nulls, Nulls)
+    check_choice("on_error", on_error, OnError)
     if model.is_spark_ml:
         raise InvalidInput(f"{model.label} is a Spark ML model, which has no per-row function. Use score_table, or its own transform.")
     if params and method == "predict":

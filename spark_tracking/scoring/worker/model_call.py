@@ -20,8 +20,6 @@ from spark_tracking.scoring.worker.outputs import WrongRowCount, to_array
 
 Nulls = Literal["model", "skip", "error"]
 OnError = Literal["fail", "null", "report"]
-NULLS: tuple[Nulls, ...] = ("model", "skip", "error")
-ON_ERROR: tuple[OnError, ...] = ("fail", "null", "report")
 
 _CALL_SECONDS, _CALL_BYTES, _CALL_BATCHES = 0.1, 16 << 20, 8
 """What a model's call in the UDF should take, and what it gets at most."""
