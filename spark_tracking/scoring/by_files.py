@@ -20,10 +20,10 @@ from spark_tracking.lake.delta_files import DataFile, NewFile, Snapshot
 from spark_tracking.scoring.commits import Committed, user_metadata
 from spark_tracking.scoring.file_rules import against_reading, against_writing, unusual_name
 from spark_tracking.scoring.progress import progress
-from spark_tracking.scoring.ship import is_connect, shares_files
 from spark_tracking.scoring.signature import arrow_type
 from spark_tracking.scoring.staging import attempt
 from spark_tracking.scoring.worker.files import WRITTEN, FilePlan, FileSlice, root, score_tasks, sees_log
+from spark_tracking.spark.session import is_connect, shares_files
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession

@@ -16,10 +16,10 @@ from spark_tracking.scoring.commits import Committed, user_metadata
 from spark_tracking.scoring.file_rules import unusual_name
 from spark_tracking.scoring.incremental import committed_version, rows_to_score
 from spark_tracking.scoring.progress import progress
-from spark_tracking.scoring.ship import is_connect
 from spark_tracking.scoring.staging import sweep
 from spark_tracking.scoring.tables import sql_name
 from spark_tracking.scoring.udf import spark_function
+from spark_tracking.spark.session import is_connect
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame, DataFrameWriter, SparkSession

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from spark_tracking.scoring.ship import is_connect
+from spark_tracking.spark.session import is_connect
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession

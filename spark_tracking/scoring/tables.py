@@ -13,7 +13,7 @@ from pyspark.errors import AnalysisException, ParseException, PySparkException
 
 from spark_tracking.errors import InvalidInput, NotFound
 from spark_tracking.lake import delta_files
-from spark_tracking.scoring.ship import is_connect
+from spark_tracking.spark.session import is_connect
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession

@@ -19,12 +19,12 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as f
 from scoring_models import NUMBERS, save_function
 
-from spark_tracking import pyworker
 from spark_tracking.errors import InvalidInput, NotFound
 from spark_tracking.scoring import score_udf
 from spark_tracking.scoring.model import resolve
 from spark_tracking.scoring.udf import model_call
 from spark_tracking.scoring.worker.model_call import score_batches
+from spark_tracking.spark.worker import settle
 
 
 @pytest.fixture(scope="module")
@@ -234,7 +234,7 @@ def test_workers_need_not_look_for_garbage_in_what_stays_and_the_users_process_i
 ) -> None:
     before = gc.get_freeze_count()
     values(numbers, score_udf(spark, regressor)())
-    pyworker.settle(loaded=True)
+    settle(loaded=True)
     assert gc.get_freeze_count() == before
 
     def frozen(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

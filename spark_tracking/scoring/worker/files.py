@@ -17,10 +17,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow.fs import FileSystem, FileType, LocalFileSystem, SubTreeFileSystem
 
-from spark_tracking import pyworker
 from spark_tracking.errors import InvalidState
 from spark_tracking.scoring.worker.model_call import ModelCall
 from spark_tracking.scoring.worker.statistics import FloatBounds, partition_text, statistics
+from spark_tracking.spark.worker import settle
 
 _BATCH_BYTES = 16 << 20  # of input, per call of the model
 _BATCH_ROWS = 128 * 1024
@@ -102,7 +102,7 @@ def score_tasks(plan: FilePlan, tasks: list[tuple[FileSlice, ...]], batches: Ite
             with _told(plan.target):
                 written = _score(plan, tasks[number])
             yield from pa.Table.from_pylist(written, schema=WRITTEN).to_batches()
-    pyworker.settle()
+    settle()
 
 
 @contextmanager

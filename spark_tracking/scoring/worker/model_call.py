@@ -13,10 +13,10 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from spark_tracking import pyworker
 from spark_tracking.errors import InvalidInput, InvalidState
 from spark_tracking.scoring.worker.model_cache import ModelCopy, load
 from spark_tracking.scoring.worker.outputs import WrongRowCount, to_array
+from spark_tracking.spark.worker import settle
 
 Nulls = Literal["model", "skip", "error"]
 OnError = Literal["fail", "null", "report"]
@@ -203,7 +203,7 @@ def score_batches(call: ModelCall, batches: Iterator[Any]) -> Iterator[pa.Array]
         yield answer
     if waiting:
         yield call.score(pa.concat_tables(waiting))
-    pyworker.settle()
+    settle()
 
 
 def score_pandas(call: ModelCall, batches: Iterator[Any]) -> Iterator[Any]:
@@ -222,4 +222,4 @@ def score_pandas(call: ModelCall, batches: Iterator[Any]) -> Iterator[Any]:
         else:
             result = pa.chunked_array([result])
         yield result.to_pandas(maps_as_pydicts="strict")
-    pyworker.settle()
+    settle()
