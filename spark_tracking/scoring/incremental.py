@@ -35,9 +35,7 @@ class Backlog:
     Attributes:
         job: the job's name; None for work that may be repeated.
         version: up to which source version the job has scored after it; a source without versions is done once.
-        since: the source version up to which it had scored; None for all rows.
-        added: with `since`, path -> version of the files that the source gained after it.
-        done: there is nothing left.
+        since: up to which it had; `added`: path -> version of the files that the source gained after that. None for all rows.
     """
 
     job: str | None

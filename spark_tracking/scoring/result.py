@@ -21,13 +21,10 @@ class ScoreResult:
 
     Attributes:
         status: `scored`, or `nothing new` where the job had done this work before.
-        target: path or name of the target.
-        target_version: its Delta version after the commit; None if nothing was committed.
-        rows: rows written.
-        failed: of these, rows whose error was reported (with `on_error="report"`).
+        target, target_version: path or name, and Delta version after the commit; None if nothing was committed.
+        rows, failed: rows written, and of these those whose error was reported (with `on_error="report"`).
         seconds: wall time of the whole call.
-        strategy: `files` or `udf`.
-        reason: why this strategy.
+        strategy, reason: `files` or `udf`, and why.
         model: the model's name, version, alias, run and digest.
         source, source_version: what was read.
         job: the job's name, if it has one.

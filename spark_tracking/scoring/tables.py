@@ -25,9 +25,7 @@ class TableRef:
 
     Attributes:
         text: what the caller gave: a path, a cloud URI or a table name.
-        is_path: whether that is a path.
-        location: the folder or URI of the files as clients without Spark take it, local ones absolute; None where Spark alone
-            knows, as for a table that does not exist or hides its place.
+        location: the folder or URI of the files as clients without Spark take it, local ones absolute; None where Spark alone knows.
         format: `delta`, `parquet`, ...; None for a table that does not exist.
     """
 
@@ -63,19 +61,12 @@ class TableRef:
 
 @dataclass(frozen=True)
 class PinnedSource:
-    """What a job reads.
-
-    Attributes:
-        df: the rows, without any filter.
-        label: how messages, commits and runs name it.
-        table: where it is; None for a DataFrame.
-        version: of a Delta table; None for what has no versions.
-    """
+    """What a job reads, without any filter; `label` is how messages, commits and runs name it."""
 
     df: DataFrame
     label: str
-    table: TableRef | None = None
-    version: int | None = None
+    table: TableRef | None = None  # none for a DataFrame
+    version: int | None = None  # of a Delta table
 
 
 def sql_name(name: str) -> str:
