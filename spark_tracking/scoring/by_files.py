@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import pyarrow as pa
@@ -84,8 +84,8 @@ class FilesStrategy:
             output = pa.schema([(field.name, arrow_type(field.dataType)) for field in job.output])
         except TypeError as error:
             raise NeedsSpark(f"a column's type has no Arrow form ({error})") from error
-        reasons = [against_reading(source), _against_target(job, target, output), _against_workers(job.spark, source.uri, job.target)]
-        for reason in (reason for against in reasons for reason in against):
+        against = chain(against_reading(source), _against_target(job, target, output), _against_workers(job.spark, source.uri, job.target))
+        if reason := next(against, None):
             raise NeedsSpark(reason)
         return cls(job, source, target, files, output)
 
