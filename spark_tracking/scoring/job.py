@@ -17,7 +17,8 @@ from spark_tracking.masking import masked
 from spark_tracking.scoring.incremental import Backlog, backlog
 from spark_tracking.scoring.model import ResolvedModel, resolve
 from spark_tracking.scoring.signature import check_inputs, input_names, parse_type
-from spark_tracking.scoring.tables import PinnedSource, TableRef, find_table, one_line, pin_source
+from spark_tracking.scoring.spark_errors import one_line
+from spark_tracking.scoring.tables import PinnedSource, TableRef, find_table, pin_source
 from spark_tracking.scoring.udf import check_choice, model_call, refuse
 from spark_tracking.scoring.worker.model_call import ModelCall, Nulls, OnError
 

@@ -26,6 +26,11 @@ _CAUSE = re.compile(r"^\s*(?:Caused by: )?(?:[\w$]+\.)+(?P<kind>[\w$]*(?:Excepti
 _with_delta: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
 
 
+def one_line(error: Exception | str) -> str:
+    """What an error of Spark's says, without its state, plan and stack."""
+    return " ".join(str(error).split("SQLSTATE")[0].split())
+
+
 def require_delta(spark: SparkSession) -> None:
     """Refuse a session that cannot read and write Delta tables; asked once per session.
 
@@ -80,4 +85,4 @@ def _sentence(job: Job, text: str) -> errors.SparkTrackingError:
         return InvalidState(f"Writing into '{target}' failed: {full[0]}. Nothing was committed. Make room there and run it again.")
     causes = list(_CAUSE.finditer(text))
     cause = f"{causes[-1]['kind']}: {causes[-1]['words']}" if causes else text
-    return InvalidState(f"Spark failed while it scored into '{target}': {' '.join(cause.split('SQLSTATE')[0].split())[:500]}")
+    return InvalidState(f"Spark failed while it scored into '{target}': {one_line(cause)[:500]}")

@@ -13,6 +13,7 @@ from pyspark.errors import AnalysisException, ParseException, PySparkException
 
 from spark_tracking.errors import InvalidInput, NotFound
 from spark_tracking.lake import delta_files
+from spark_tracking.scoring.spark_errors import one_line
 from spark_tracking.spark.session import is_connect
 
 if TYPE_CHECKING:
@@ -72,11 +73,6 @@ class PinnedSource:
 def sql_name(name: str) -> str:
     """A name as SQL takes it, whatever characters are in it."""
     return "`" + name.replace("`", "``") + "`"
-
-
-def one_line(error: Exception) -> str:
-    """What an error of Spark's says, without its state, plan and stack."""
-    return " ".join(str(error).split("SQLSTATE")[0].split())
 
 
 def find_table(spark: SparkSession, text: str) -> TableRef:
