@@ -115,9 +115,9 @@ class SparkStrategy:
                 "(ALTER TABLE ... ADD COLUMNS), set keep= or prediction=, or use mode='overwrite'."
             )
 
-    def _writer(self, rows: DataFrame, **facts: Any) -> DataFrameWriter:
+    def _writer(self, written: DataFrame, **facts: Any) -> DataFrameWriter:
         """A writer whose commit says what it is; its options reach no other write."""
-        writer = rows.write.format("delta").mode("append").option("userMetadata", self._metadata(**facts))
+        writer = written.write.format("delta").mode("append").option("userMetadata", self._metadata(**facts))
         if transaction := self.job.backlog.transaction:
             writer = writer.option("txnAppId", transaction[0]).option("txnVersion", transaction[1])
         return writer
