@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from spark_tracking.scoring import score_table as score_table
     from spark_tracking.scoring import score_udf as score_udf
     from spark_tracking.spark.local import local_spark as local_spark
-    from spark_tracking.store.deletion import delete_run as delete_run
+    from spark_tracking.store.trash import delete_run as delete_run
 
 __version__ = "0.1.0"
 
@@ -37,7 +37,7 @@ _HOMES = {
     "read": "spark_tracking.readers",
     "score_table": "spark_tracking.scoring",
     "score_udf": "spark_tracking.scoring",
-    "delete_run": "spark_tracking.store.deletion",
+    "delete_run": "spark_tracking.store.trash",
     "sync": "spark_tracking.mirror",
 }
 

@@ -9,7 +9,7 @@ from datetime import timedelta
 import click
 import orjson
 
-from spark_tracking.lake import Lake, root
+from spark_tracking.lake import Lake, root_folder
 from spark_tracking.uri import LakeUri
 
 
@@ -38,7 +38,7 @@ _dry_run = click.option("--dry-run", is_flag=True, help="Say what would go, and 
 def init(path: str) -> None:
     """Make a lake; one that is there stays as it is."""
     uri = LakeUri.parse(path)
-    root.ensure(uri, create=True)  # which, other than `open`, leaves it to us to say so
+    root_folder.ensure(uri, create=True)  # which, other than `open`, leaves it to us to say so
     Lake.open(uri, create=True)
     click.echo(f"The lake at {uri.root} is ready. Track to it with:\n\n  export MLFLOW_TRACKING_URI={uri}")
 
@@ -129,7 +129,7 @@ def vacuum(path: str, dry_run: bool, keep_hours: float, foreign: bool) -> None:
 @click.option("--older-than-days", type=click.FloatRange(min=0), default=None, help="Default: the retention, 30 days.")
 def purge(path: str, dry_run: bool, older_than_days: float | None) -> None:
     """Delete for good what has been in the trash longer than the retention, artifacts included."""
-    from spark_tracking.store.purge import purge_deleted
+    from spark_tracking.store.trash import purge_deleted
 
     purged = purge_deleted(path, older_than_days, dry_run)
     for kind, ids in purged.items():

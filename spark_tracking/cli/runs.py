@@ -26,7 +26,7 @@ def delete(run_id: str, descendants: bool, dry_run: bool, tracking_uri: str | No
       spark-tracking runs delete 01a1fdcd68707112b7837afdf42a479d --descendants --dry-run
       spark-tracking runs delete 01a1fdcd68707112b7837afdf42a479d --tracking-uri delta:///shared/lake
     """
-    from spark_tracking.store.deletion import delete_run
+    from spark_tracking.store.trash import delete_run
 
     ids = delete_run(run_id, descendants, tracking_uri, dry_run)
     if as_json:

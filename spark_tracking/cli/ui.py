@@ -42,7 +42,7 @@ def ui(lake: str, host: str, port: int, open_browser: bool) -> None:
       spark-tracking ui delta+s3://bucket/lake --port 8080
     """
     require("The web UI", "flask")
-    from spark_tracking.lake.root import ensure
+    from spark_tracking.lake.root_folder import ensure
 
     uri = LakeUri.parse(lake)
     ensure(uri, create=False)

@@ -28,7 +28,7 @@ import msgpack
 from spark_tracking.errors import LakeCorrupt
 
 COUNTER_BITS = 16
-"""How many bits of a clock's stamp count within its millisecond; see `lake.clock`."""
+"""How many bits of a clock's stamp count within its millisecond; see `lake.journal_record.Clock`."""
 MODEL_POINTS_KEPT = 1000
 """Points of one metric, run and dataset that a logged model's row keeps, the latest ones; the history has all."""
 

@@ -1,85 +1,28 @@
-"""The files of one Delta table held against what its log says of them: versions in sequence, every file there, read and counted."""
+"""The files of tables held against what is said of them, and rows that a log has lost and the lake still holds elsewhere.
+
+A log is a set that only grows (see `kinds.state`), so a row that comes back twice does no harm, and one is lost only if it is
+nowhere in the log and its run or model was not purged.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from posixpath import basename
 from typing import Any
 
-import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from spark_tracking.lake.columns import record_ids_of, wall_time
-from spark_tracking.lake.faults import explaining, first_line, is_foreign
-from spark_tracking.lake.log import Table
-from spark_tracking.lake.storage import Storage
-from spark_tracking.lake.tables import METRICS_LOG, TableSpec
-
-
-@dataclass(frozen=True)
-class Commits:
-    """The Delta log of a table as its folder has it.
-
-    Attributes:
-        faults: by version, what is wrong with its commit; versions before the checkpoint that stands for them left out.
-        checkpoints: names of checkpoint files that cannot be read, with the reason.
-        newest: the newest version; -1 where nothing is left.
-    """
-
-    faults: dict[int, str]
-    checkpoints: dict[str, str]
-    newest: int
-
-
-def commits(files: Storage, spec: TableSpec) -> Commits:
-    """Look at a table's log, file by file."""
-    folder = f"{spec.name}/_delta_log"
-    try:
-        names = sorted(file.name for file in files.files(folder))
-    except OSError:
-        names = []
-    versions = {int(name[:20]) for name in names if name.endswith(".json") and name[:20].isdigit()}
-    bad, start = {}, -1
-    for name in names:
-        if ".checkpoint" in name and name.endswith(".parquet") and name[:20].isdigit():
-            try:
-                pq.read_table(pa.BufferReader(files.read(f"{folder}/{name}")))
-                start = max(start, int(name[:20]))
-            except Exception as error:  # Thrift's and Arrow's have no common class
-                bad[name] = first_line(str(error))
-    newest = max(versions, default=start)
-    faults = {version: "is missing" for version in range(start + 1, newest) if version not in versions}
-    for version in sorted(v for v in versions if v > start):
-        try:
-            told = commit_fault(files.read(f"{folder}/{version:020d}.json"))
-        except FileNotFoundError:
-            continue  # cleaned away meanwhile: a newer checkpoint stands for it
-        if told:
-            faults[version] = told
-    return Commits(faults, bad, newest)
-
-
-def commit_fault(text: bytes) -> str:
-    """What is wrong with a commit; '' for nothing."""
-    lines = text.splitlines()
-    try:
-        actions = [orjson.loads(line) for line in lines]
-    except orjson.JSONDecodeError:
-        return "is damaged: it is not JSON"
-    if not lines or not all(isinstance(action, dict) for action in actions):
-        return "is empty" if not lines else "is damaged: it is no list of actions"
-    information: dict[str, Any] = next((action["commitInfo"] for action in actions if "commitInfo" in action), {})
-    metrics = information.get("operationMetrics") or {}
-    told, added = metrics.get("num_added_files"), sum("add" in action for action in actions)
-    is_append = (information.get("operationParameters") or {}).get(
-        "mode"
-    ) == "Append"  # delta-rs miscounts those of an overwrite by nothing
-    if is_append and metrics.get("num_added_rows") and told is not None and int(told) != added:
-        return f"is damaged: it adds {added} files, and says {told}"
-    return ""
+from spark_tracking.delta.faults import first_line, is_foreign
+from spark_tracking.delta.storage import Storage
+from spark_tracking.delta.table import Table, TableSpec
+from spark_tracking.kinds.state import Entity, Event, MetricBlock
+from spark_tracking.lake.journal_record import PackedBlock, Record, pack_block
+from spark_tracking.lake.log_rows import event_rows, metric_rows, record_ids_of, wall_time
+from spark_tracking.lake.replay import Entities, lacking
+from spark_tracking.lake.tables import EVENTS_LOG, METRICS_LOG
 
 
 @dataclass(frozen=True)
@@ -160,13 +103,13 @@ def _content_fault(spec: TableSpec, rows: pa.Table, kept: pa.Table, told: dict[s
     return ""
 
 
-def strays(files: Storage, table: Table, live: set[str]) -> list[pa.Table]:
+def _strays(files: Storage, table: Table, live: set[str]) -> list[pa.Table]:
     """The rows of Parquet files that no version of the table is known to have named, in the table's schema.
 
     A commit that is lost leaves its file behind; so does a writer that was killed before its commit.
     """
     there = [file.name for file in files.files(table.spec.name) if file.name.endswith(".parquet") and file.name not in live]
-    named = _named(files, table) if there else set()
+    named = table.commits.named() if there else set()
     found = []
     for name in there:
         if name in named:
@@ -180,30 +123,84 @@ def strays(files: Storage, table: Table, live: set[str]) -> list[pa.Table]:
     return found
 
 
-def _named(files: Storage, table: Table) -> set[str]:
-    """The files that commits and checkpoints name, live or removed."""
-    folder, named = f"{table.spec.name}/_delta_log", set()
-    for file in list(files.files(folder)):
-        try:
-            text = files.read(f"{folder}/{file.name}")
-            if file.name.endswith(".json") and file.name[:20].isdigit():
-                for line in text.splitlines():
-                    action = orjson.loads(line)
-                    named |= {basename(action[kind]["path"]) for kind in ("add", "remove") if kind in action}
-            elif ".checkpoint" in file.name and file.name.endswith(".parquet"):
-                stored = pq.read_table(pa.BufferReader(text), columns=["add", "remove"])
-                for kind in ("add", "remove"):
-                    named |= {basename(row["path"]) for row in stored[kind].to_pylist() if row and row.get("path")}
-        except (FileNotFoundError, ValueError, TypeError, pa.ArrowException, OSError):
-            continue  # cleaned away, or damaged, which `commits` tells
-    return named
+_KEYS = {
+    "events": ["hlc", "writer", "kind", "id", "field", "key"],
+    "run_metrics_history": ["run_id", "metric_name", "metric_step", "record_id"],
+}
 
 
-def opened(files: Storage, spec: TableSpec, make: type[Table]) -> Table:
-    """A handle on the table.
+def lost_rows(files: Storage, events: Table, log: Table, flushed: pa.Table, known: Mapping[str, pa.Array]) -> pa.Table:
+    """The rows that `log` has lost and that files without a commit, or journals, have.
 
-    Raises:
-        LakeError: it cannot be opened.
+    Args:
+        events: the events log, where purges stand.
+        flushed: what journals hold and the log should have.
+        known: by kind, the ids that the derived tables show.
     """
-    with explaining(files.root):
-        return make(files.root, spec)
+    live = {basename(path) for path in log.files()["path"].to_pylist()}
+    left = _strays(files, log, live)
+    if log.spec is EVENTS_LOG:
+        left = [rows.filter(_acknowledged(rows, known)) for rows in left]
+    held = pa.concat_tables([flushed, *left])
+    if not held.num_rows:
+        return held
+    held = held.filter(pc.invert(_purged(events, held, "kind" in held.column_names)))
+    keys = _KEYS[log.spec.name]
+    wanted = held["hlc"].unique()
+    stored = [rows.filter(pc.is_in(rows["hlc"], wanted)).select(keys) for rows in log.undamaged(sorted({*keys, "hlc"}))]
+    missing = held.join(pa.concat_tables(stored), keys, join_type="left anti") if stored else held
+    return missing.select(held.column_names).group_by(held.column_names, use_threads=False).aggregate([]).cast(log.spec.schema)
+
+
+def _acknowledged(rows: pa.Table, known: Mapping[str, pa.Array]) -> pa.Array:
+    """Which rows of a file without a commit were acknowledged for sure.
+
+    What went through a journal was. A commit of names, or a purge, may have lost its race: of a purge the derived tables tell, and
+    what is named comes back from their rows.
+    """
+    purge = pc.equal(rows["field"], "purge")
+    sure = pa.array([False] * rows.num_rows)
+    for kind in ("run", "logged_model"):
+        ours = pc.equal(rows["kind"], kind)
+        gone = pc.and_(purge, pc.invert(pc.is_in(rows["id"], known[kind])))
+        sure = pc.or_(sure, pc.and_(ours, pc.or_(gone, pc.invert(pc.is_in(rows["field"], pa.array(["purge", "purged_run"]))))))
+    return sure
+
+
+def _purged(events: Table, rows: pa.Table, are_events: bool) -> pa.Array:
+    """Which rows are of a run or model that was purged, so that they went from the log on purpose."""
+    tombstones = [t.filter(pc.equal(t["field"], "purge")) for t in events.undamaged(["kind", "id", "field"])]
+    stones = pa.concat_tables(tombstones) if tombstones else EVENTS_LOG.schema.empty_table()
+    gone = {kind: stones.filter(pc.equal(stones["kind"], kind))["id"].combine_chunks() for kind in ("run", "logged_model")}
+    if not are_events:
+        return pc.is_in(rows["run_id"], gone["run"])
+    of_kind = [pc.and_(pc.equal(rows["kind"], kind), pc.is_in(rows["id"], ids)) for kind, ids in gone.items()]
+    return pc.or_(*of_kind)
+
+
+def rows_of_state(truth: Entities, stored: Entities) -> tuple[pa.Table, pa.Table]:
+    """What derived rows know and the logs do not, as rows of both logs: each register's last value, each metric's latest point.
+
+    Points that are neither a metric's latest nor a model's cannot be had from a derived row.
+    """
+    changes: list[tuple[str, Record]] = []
+    points: list[tuple[str, Record]] = []
+    for key, entity in stored.items():
+        registers, latest, of_model = lacking(truth.get(key), entity)
+        for name, at, register in registers:
+            event = Event(entity.kind, entity.id, name, at, register.value)
+            changes.append((register.stamp.writer, Record(register.stamp.hlc, 0, [event], [])))
+        experiment = entity.attr("experiment_id") or ""
+        blocks = [MetricBlock(entity.id, experiment, [n], [f.latest.value], [f.latest.time], [f.latest.step]) for n, f in latest.items()]
+        blocks += [
+            MetricBlock(p.run_id, experiment, [p.name], [v], [p.time], [p.step], entity.id, p.dataset_name, p.dataset_digest)
+            for p, v in of_model.items()
+        ]
+        packed = [PackedBlock(b.run_id, b.model_id, pack_block(b)) for b in blocks]
+        points += [("", Record(_last_clock(entity), 0, [], packed))] if packed else []
+    return event_rows(changes), metric_rows(points)
+
+
+def _last_clock(entity: Entity) -> int:
+    """The newest stamp that is known of a thing."""
+    return max((register.stamp.hlc for registers in entity.fields.values() for register in registers.values()), default=0)

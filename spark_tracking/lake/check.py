@@ -8,22 +8,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from spark_tracking.delta.commit_log import CommitLog
+from spark_tracking.delta.faults import explained, explaining, is_foreign
+from spark_tracking.delta.folder import SET_ASIDE
+from spark_tracking.delta.storage import Storage
+from spark_tracking.delta.table import Table, TableSpec
 from spark_tracking.errors import LakeError
 from spark_tracking.kinds.state import Entity
-from spark_tracking.lake.audit import commits, opened, pieces
-from spark_tracking.lake.derived import DerivedTable
-from spark_tracking.lake.faults import explained, is_foreign
-from spark_tracking.lake.log import Table
-from spark_tracking.lake.record import is_torn_write, unreadable
+from spark_tracking.lake.audit import lost_rows, pieces
+from spark_tracking.lake.derived_table import DerivedTable
+from spark_tracking.lake.journal_record import is_torn_write, unreadable
+from spark_tracking.lake.journals import journal_of
+from spark_tracking.lake.process_view import View
 from spark_tracking.lake.replay import Folding, holds, journal_rows, replay
-from spark_tracking.lake.salvage import lost_rows
-from spark_tracking.lake.storage import SET_ASIDE, AnyJournal, Storage
-from spark_tracking.lake.tables import BY_NAME, DERIVED, LOGS, TableSpec
-from spark_tracking.lake.view import View
+from spark_tracking.lake.tables import BY_NAME, DERIVED, LOGS
 
 SHOWN = 20
 ATTEMPTS = 5
@@ -67,7 +70,7 @@ def check(files: Storage, look: Callable[[], View]) -> Report:
 
 
 def _check(files: Storage, look: Callable[[], View], report: Report) -> None:
-    if "_journal" not in files.names() and files.syncs:
+    if "_journal" not in files.names() and files.is_local:
         report.problems.append("The folder '_journal' is gone, and with it every call that was not in the tables yet. " + _RESTORE)
         return
     _journals(files, report)
@@ -76,7 +79,8 @@ def _check(files: Storage, look: Callable[[], View], report: Report) -> None:
         faults = list(_commit_faults(files, spec))
         report.problems += _shown(faults)
         try:
-            tables[spec.name] = opened(files, spec, DerivedTable if spec.kind else Table)
+            with explaining(files.root):
+                tables[spec.name] = DerivedTable(files.root, spec) if spec.kind else Table(files.root, spec)
         except LakeError as error:
             report.problems += [] if faults else [f"{spec.name} cannot be opened: {error.message}"]
     if len(tables) < len(BY_NAME):
@@ -110,7 +114,10 @@ def _compare(files: Storage, tables: dict[str, Table], look: Callable[[], View],
                 keys = pa.chunked_array([*keys.chunks, *piece.rows[spec.key].chunks], pa.string())
         known[spec.kind] = keys.combine_chunks()
         report.problems += _shown(_doubled(spec, keys))
-    report.problems += _lost_ends(tables)
+    for spec in DERIVED:
+        lost = tables[spec.name].lost_ends(tables)  # type: ignore[attr-defined]
+        covers = f"though {spec.name} covers version"
+        report.problems += [f"{name}: ends with version {newest}, {covers} {covered} of it. {_RESTORE}" for name, newest, covered in lost]
     seen = {spec.kind: _all(look(), spec.kind) for spec in DERIVED} if sound else {}
     truth = _truth(files, tables, known, report)
     if not sound:
@@ -123,35 +130,25 @@ def _compare(files: Storage, tables: dict[str, Table], look: Callable[[], View],
 
 
 def _commit_faults(files: Storage, spec: TableSpec) -> Iterator[str]:
-    found = commits(files, spec)
+    found = CommitLog(files, spec.name).faults()
     advice = _MEND if spec.kind else _RESTORE
     if found.newest < 0 and not files.folders(spec.name):
         yield f"{spec.name}: the folder or its Delta log is gone. {advice}"
     for name, why in found.checkpoints.items():
         yield f"{spec.name}: the checkpoint '_delta_log/{name}' cannot be read ({why}). {advice}"
-    versions = sorted(found.faults)
+    versions = sorted(found.versions)
     while versions:
-        first, told = versions[0], found.faults[versions[0]]
+        first, told = versions[0], found.versions[versions[0]]
         last = first
-        while versions and versions[0] <= last + 1 and found.faults[versions[0]] == told:
+        while versions and versions[0] <= last + 1 and found.versions[versions[0]] == told:
             last = versions.pop(0)
         which = f"version {first}" if first == last else f"each of the versions {first} to {last}"
         yield f"{spec.name}: {which} in its '_delta_log' {told}. {advice}"
 
 
-def _lost_ends(tables: dict[str, Table]) -> Iterator[str]:
-    for spec in DERIVED:
-        derived = tables[spec.name]
-        assert isinstance(derived, DerivedTable)
-        for name, covered in derived.watermarks.items():
-            log = tables[name]
-            if log.version() < covered and log.update() < covered:
-                yield f"{name}: ends with version {log.version()}, though {spec.name} covers version {covered} of it. {_RESTORE}"
-
-
 def _truth(files: Storage, tables: dict[str, Table], known: dict[str, pa.Array], report: Report) -> Folding:
     """Everything the journals and the logs say, folded; journals first, as rows move from there to the logs."""
-    truth, journal = Folding(), files.journal()
+    truth, journal = Folding(), journal_of(files)
     events, metrics = (tables[spec.name] for spec in LOGS)
     rows = {log.spec.name: journal_rows(journal, log) for log in (events, metrics)}
 
@@ -210,30 +207,27 @@ def _doubled(spec: TableSpec, keys: pa.ChunkedArray) -> Iterator[str]:
 
 def _journals(files: Storage, report: Report) -> None:
     """What in segments is no record, also in those that a flush has set aside."""
-    journal: AnyJournal = files.journal()
+    journal = journal_of(files)
     for piece in journal.pieces():
         data = journal.content(piece) or b""
-        for at, length in unreadable(data):
-            if at + length == len(data) and journal.may_grow(piece):
-                continue  # being written
-            where = f"Journal segment '{piece.segment}'"
-            _segment_fault(report, where, piece.start + at, length, is_torn_write(data, at) and at + length == len(data))
-    folder = [file.name for file in files.files(SET_ASIDE)] if SET_ASIDE in files.names() else []
-    for name in sorted(folder):
-        if "-_journal-" not in name:
-            what = "what the logs had lost and is shown no more" if name.endswith("-lost.parquet") else "damaged"
-            report.notes.append(f"'{SET_ASIDE}/{name}' is {what}: a rebuild set it aside. Remove it when nobody needs it.")
+        _segment_faults(report, f"Journal segment '{piece.segment}'", data, piece.start, partial(journal.may_grow, piece))
+    for name in sorted(file.name for file in files.files(SET_ASIDE)) if SET_ASIDE in files.names() else []:
+        if "-_journal-" in name:
+            _segment_faults(report, f"'{SET_ASIDE}/{name}'", files.read(f"{SET_ASIDE}/{name}"))
             continue
-        data = files.read(f"{SET_ASIDE}/{name}")
-        for at, length in unreadable(data):
-            _segment_fault(report, f"'{SET_ASIDE}/{name}'", at, length, is_torn_write(data, at) and at + length == len(data))
+        what = "what the logs had lost and is shown no more" if name.endswith("-lost.parquet") else "damaged"
+        report.notes.append(f"'{SET_ASIDE}/{name}' is {what}: a rebuild set it aside. Remove it when nobody needs it.")
 
 
-def _segment_fault(report: Report, where: str, at: int, length: int, torn: bool) -> None:
-    text = f"{where} has {length:,} bytes from byte {at} on that are no whole record: "
-    if torn:
-        report.notes.append(text + "a write that was cut short at a page's end, as by a kill; such a call was not acknowledged.")
-    else:
+def _segment_faults(report: Report, where: str, data: bytes, start: int = 0, may_grow: Callable[[], bool] = lambda: False) -> None:
+    for at, length in unreadable(data):
+        at_end = at + length == len(data)
+        if at_end and may_grow():
+            continue  # being written
+        text = f"{where} has {length:,} bytes from byte {start + at} on that are no whole record: "
+        if at_end and is_torn_write(data, at):
+            report.notes.append(text + "a write that was cut short at a page's end, as by a kill; such a call was not acknowledged.")
+            continue
         report.problems.append(
             text + "a call that a crash or a full disk cut off and nobody was promised, or acknowledged calls whose bytes have changed. "
             "Restore the segment from a backup into '_journal', if there is one; then remove the file in '_set_aside', and this is settled."

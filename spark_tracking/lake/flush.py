@@ -8,14 +8,13 @@ from contextlib import suppress
 import orjson
 import pyarrow as pa
 
+from spark_tracking.delta import storage
+from spark_tracking.delta.table import Raced, Table
 from spark_tracking.errors import Unavailable
-from spark_tracking.lake import storage
-from spark_tracking.lake.columns import event_rows, metric_rows
-from spark_tracking.lake.journal import writer_of
-from spark_tracking.lake.log import Raced, Table, transaction
-from spark_tracking.lake.maintain import COMPACT_EVERY, compact
-from spark_tracking.lake.record import Record, decode, unreadable
-from spark_tracking.lake.storage import AnyJournal, Piece
+from spark_tracking.lake.journal import POINTS, Piece, writer_of
+from spark_tracking.lake.journal_record import Record, decode, unreadable
+from spark_tracking.lake.journals import AnyJournal
+from spark_tracking.lake.log_rows import event_rows, metric_rows
 from spark_tracking.lake.tables import EVENTS_LOG, METRICS_LOG
 
 ATTEMPTS = 50
@@ -67,14 +66,14 @@ class Flusher:
     def _make_durable(self) -> None:
         """See that all commits are on disk, also those of others: they may have been killed before they saw to it."""
         durable: dict[str, int] = {}
-        if self._files.syncs and self._files.exists(DURABLE):
+        if self._files.is_local and self._files.exists(DURABLE):
             with suppress(orjson.JSONDecodeError):  # torn by a crash: see to all of them again
                 durable = orjson.loads(self._files.read(DURABLE))
         for log in (self.events, self.metrics):
             log.update()
             log.sync_to_disk(durable.get(log.spec.name, -1))
             durable[log.spec.name] = log.version()
-        if self._files.syncs:
+        if self._files.is_local:
             self._files.note(DURABLE, orjson.dumps(durable))
 
     def _flushed(self, piece: Piece, content: bytes) -> bool:
@@ -83,7 +82,7 @@ class Flusher:
             self.events: max((r.end for r in records if r.events), default=0),
             self.metrics: max((r.end for r in records if r.blocks), default=0),
         }
-        return all((log.transaction(piece.segment) or 0) >= end for log, end in ends.items())
+        return all(not end or (log.transaction(piece.segment) or 0) >= end for log, end in ends.items())
 
     def _flush_log(self, log: Table) -> bool:
         for _ in range(ATTEMPTS):
@@ -93,15 +92,14 @@ class Flusher:
                 return False
             pairs = [(writer_of(segment), record) for segment, records in taken.items() for record in records]
             rows: pa.Table = event_rows(pairs) if log is self.events else metric_rows(pairs)
-            ends = [transaction(segment, records[-1].end) for segment, records in taken.items()]
-            retired = [transaction(s, log.transaction(s) or 0, retired=True) for s in self._retired[log]]
+            ends = {segment: records[-1].end for segment, records in taken.items()}
             try:
-                log.append(rows, ends + retired)
+                log.append(rows, ends, {segment: log.transaction(segment) or 0 for segment in self._retired[log]})
             except Raced:
                 continue
             self._retired[log].clear()
-            if log.version() % COMPACT_EVERY == 0:
-                compact(log)
+            if log.is_due():
+                log.compact()
             return True
         raise Unavailable(f"Other processes flushed '{log.spec.name}' first {ATTEMPTS} times in a row; try again later.")
 
@@ -113,6 +111,8 @@ class Flusher:
         """
         taken = {}
         for segment in self._journal.segments():
+            if log is self.events and segment.endswith(POINTS):
+                continue
             position = log.transaction(segment) or 0
             if self._journal.size(segment) <= position:
                 continue

@@ -6,91 +6,82 @@ segment of its own; everything else it asks of a helper process that is started 
 
 from __future__ import annotations
 
-import struct
+import pickle
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Collection, Sequence
-from typing import Any, NoReturn
+from collections.abc import Callable, Sequence
+from functools import partial, wraps
+from typing import Any, ParamSpec, TypeVar
 
-import msgpack
-import pyarrow as pa
+from spark_tracking.delta.faults import explained, is_foreign
+from spark_tracking.errors import LakeError
+from spark_tracking.kinds.state import Event, MetricBlock
+from spark_tracking.lake.journal_record import Clock, PackedBlock, encode, last_of_each, pack_block
+from spark_tracking.lake.journals import AnyJournal
+from spark_tracking.lake.names import insist
 
-from spark_tracking.errors import LakeError, SparkTrackingError
-from spark_tracking.kinds.state import Entity, Event, MetricBlock
-from spark_tracking.lake.lake import COMMIT_ATTEMPTS, Lake
-from spark_tracking.lake.record import PackedBlock, encode, last_of_each, pack_block
+P = ParamSpec("P")
+T = TypeVar("T")
+ASKED = frozenset(
+    {"get", "get_many", "find", "search", "count", "metric_history", "clock", "names_number", "try_commit", "purge", "settle"}
+)
+"""Calls of a lake that the helper answers as they are."""
 
-_SIZE = struct.Struct("<I")
 
+class Forked:
+    """Answers the calls of a `Lake` in a forked child, by a helper process (`lake.helper`); leaves everything that is the parent's."""
 
-class ForkedLake(Lake):
-    """What a `Lake` becomes in a forked child: the same calls, answered by a helper process."""
-
-    _helper: Helper | None
-
-    def reborn(self) -> None:
-        """Leave everything that belongs to the parent."""
+    def __init__(self, root: str, journal: AnyJournal, clock: Clock) -> None:
+        self._root, self._journal, self._clock = root, journal, clock
         self._lock = threading.RLock()
-        self._journal.forked()
-        self._background = None
-        self._helper = None
+        self._helper: subprocess.Popen[bytes] | None = None
+        journal.forked()
 
-    def _ask(self, call: str, *arguments: Any) -> Any:
+    def _ask(self, call: str, *arguments: Any, **named: Any) -> Any:
+        """The answer to one question.
+
+        Raises:
+            LakeError: the helper failed, or is gone.
+        """
         with self._lock:
             if self._helper is None:
-                self._helper = Helper(self.uri.root)
-            return self._helper.ask(call, *arguments)
+                command = [sys.executable, "-m", "spark_tracking.lake.helper", self._root]
+                self._helper = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+            assert self._helper.stdin is not None and self._helper.stdout is not None
+            pickle.dump((call, arguments, named), self._helper.stdin)
+            self._helper.stdin.flush()
+            try:
+                answer, error = pickle.load(self._helper.stdout)  # noqa: S301 - a pipe between the two
+            except EOFError:
+                raise LakeError("The helper process of this forked process ended unexpectedly; see its error output.") from None
+        if error is not None:
+            raise LakeError(error)
+        return answer
 
-    def get(self, kind: str, id: str, points: bool = True) -> Entity | None:
-        return self.get_many(kind, [id]).get(id)
-
-    def get_many(self, kind: str, ids: Collection[str]) -> dict[str, Entity]:
-        packed = self._ask("get_many", kind, list(ids))
-        return {id: Entity.unpack(kind, id, state) for id, state in packed.items()}
-
-    def find(self, kind: str, column: str, value: str) -> list[Entity]:
-        return [Entity.unpack(kind, id, state) for id, state in self._ask("find", kind, column, value)]
-
-    def search(
-        self,
-        kind: str,
-        where: str | None = None,
-        order_by: Sequence[str] = (),
-        limit: int | None = None,
-        offset: int = 0,
-    ) -> list[Entity]:
-        packed = self._ask("search", kind, where, list(order_by), limit, offset)
-        return [Entity.unpack(kind, id, state) for id, state in packed]
-
-    def count(self, kind: str, where: str | None = None) -> int:
-        return int(self._ask("count", kind, where))
-
-    def metric_history(self, run_ids: str | Collection[str], name: str | None = None) -> pa.Table:
-        ids = run_ids if isinstance(run_ids, str) else list(run_ids)
-        return pa.ipc.open_stream(self._ask("metric_history", ids, name)).read_all()
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        if name in ASKED:
+            return partial(self._ask, name)
+        raise LakeError(
+            "This cannot be done in a forked process, where Delta's threads are gone. Do it in the parent, or start "
+            "workers with the 'spawn' method (multiprocessing.get_context('spawn'))."
+        )
 
     def write(self, events: Sequence[Event] = (), metrics: Sequence[MetricBlock] = (), polled: bool = False) -> None:
-        blocks = [PackedBlock(b.run_id, b.model_id, pack_block(b)) for b in metrics]
         if not self._journal.survives_fork:
-            self._ask("write", [tuple(event) for event in events], [(b.run_id, b.model_id, b.packed) for b in blocks])
+            self._ask("write", events, metrics)
             return
+        blocks = [PackedBlock(b.run_id, b.model_id, pack_block(b)) for b in metrics]
         self._clock.observe(self._ask("clock"))
         with self._lock:
-            self._journal.own.append(encode(self._clock.tick(), last_of_each(events), blocks))
+            self._journal.own.append(encode(self._clock.tick(), last_of_each(events), blocks), points=not events)
 
     def commit(self, decide: Callable[[], Sequence[Event]]) -> None:
-        for _ in range(COMMIT_ATTEMPTS):
-            number = self._ask("names")
-            events = decide()
-            if not events or self._ask("commit", number, [tuple(event) for event in events]):
-                return
-            time.sleep(0.005)
-        raise LakeError(f"Other processes changed names {COMMIT_ATTEMPTS} times in a row; try again later.")
+        def attempt() -> bool:
+            number, events = self._ask("names_number"), decide()
+            return not events or self._ask("try_commit", number, events)
 
-    def purge(self, kind: str, ids: Collection[str]) -> None:
-        self._ask("purge", kind, list(ids))
+        insist(attempt)
 
     def settle(self, wait: bool = True, of: tuple[str, str] | None = None) -> None:
         if wait:
@@ -99,81 +90,30 @@ class ForkedLake(Lake):
     def close(self) -> None:
         self._journal.own.close()
 
-    def _unavailable(self, *_: Any, **__: Any) -> NoReturn:
-        raise LakeError(
-            "This cannot be done in a forked process, where Delta's threads are gone. Do it in the parent, or start "
-            "workers with the 'spawn' method (multiprocessing.get_context('spawn'))."
-        )
 
-    scan = flush = refresh = rebuild = compact = vacuum = drop_purged = check = info = _unavailable
+def _answered(method: Callable[P, T]) -> Callable[P, T]:
+    """A method that lets no error of a library out, after which the lake's handles are made anew; of a forked child, `Forked` has it."""
 
-
-class Helper:
-    """The child's end of the pipe to a helper process. Frames: length (u32), msgpack."""
-
-    def __init__(self, root: str) -> None:
-        command = [sys.executable, "-m", "spark_tracking.lake.forked", root]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-
-    def ask(self, call: str, *arguments: Any) -> Any:
-        """The answer to one question.
-
-        Raises:
-            LakeError: the helper failed, or is gone.
-        """
-        assert self._process.stdin is not None and self._process.stdout is not None
-        _send(self._process.stdin, [call, arguments])
-        answer = _receive(self._process.stdout)
-        if answer is None:
-            raise LakeError("The helper process of this forked process ended unexpectedly; see its error output.")
-        if "error" in answer:
-            raise LakeError(answer["error"])
-        return answer["value"]
-
-
-def _serve(root: str) -> None:
-    lake = Lake.open(root)
-    while (question := _receive(sys.stdin.buffer)) is not None:
-        call, arguments = question
+    @wraps(method)
+    def call(*arguments: P.args, **named: P.kwargs) -> T:
+        lake: Any = arguments[0]
+        if lake._forked is not None:
+            answer: T = getattr(lake._forked, method.__name__)(*arguments[1:], **named)
+            return answer
         try:
-            answer = {"value": _CALLS[call](lake, *arguments)}
-        except SparkTrackingError as error:
-            answer = {"error": str(error.message)}
-        _send(sys.stdout.buffer, answer)
+            return method(*arguments, **named)
+        except BaseException as error:
+            if not is_foreign(error):
+                raise
+            lake._forget_handles()
+            raise explained(error, lake.uri.root) from error
+
+    return call
 
 
-def _history(lake: Lake, run_ids: str | list[str], name: str | None) -> bytes:
-    table, sink = lake.metric_history(run_ids, name), pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as stream:
-        stream.write_table(table)
-    return bytes(sink.getvalue())
-
-
-_CALLS: dict[str, Callable[..., Any]] = {
-    "get_many": lambda lake, kind, ids: {id: e.pack() for id, e in lake.get_many(kind, ids).items()},
-    "search": lambda lake, *arguments: [(e.id, e.pack()) for e in lake.search(*arguments)],
-    "find": lambda lake, *arguments: [(e.id, e.pack()) for e in lake.find(*arguments)],
-    "count": lambda lake, kind, where: lake.count(kind, where),
-    "metric_history": _history,
-    "clock": lambda lake: lake.clock(),
-    "names": lambda lake: lake.names_number(),
-    "commit": lambda lake, number, events: lake.try_commit(number, [Event(*event) for event in events]),
-    "write": lambda lake, events, blocks: lake.write([Event(*e) for e in events], [PackedBlock(*b).unpack() for b in blocks]),
-    "purge": lambda lake, kind, ids: lake.purge(kind, ids),
-    "settle": lambda lake: lake.settle(),
-}
-
-
-def _send(pipe: Any, message: Any) -> None:
-    data = msgpack.packb(message)
-    pipe.write(_SIZE.pack(len(data)) + data)
-    pipe.flush()
-
-
-def _receive(pipe: Any) -> Any:
-    header = pipe.read(_SIZE.size)
-    return msgpack.unpackb(pipe.read(_SIZE.unpack(header)[0]), strict_map_key=False) if header else None
-
-
-if __name__ == "__main__":
-    _serve(sys.argv[1])
+def all_answered(lake: type[T]) -> type[T]:
+    """Every public method of a lake so."""
+    for name, member in list(vars(lake).items()):
+        if not name.startswith("_") and callable(member):
+            setattr(lake, name, _answered(member))
+    return lake

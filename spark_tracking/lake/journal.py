@@ -1,8 +1,9 @@
-"""The journal of a lake on a file system: one append-only segment per writing process.
+"""The journal of a lake on a file system: append-only segments, two per writing process.
 
-`_journal/<writer>-<n>.seg` belongs to the one process that holds its flock. `<segment>.sealed` beside it says that somebody
-is taking a dead writer's segment away: an owner that finds its segment sealed or unlinked after a sync was taken for dead
-(a lost lock on a network file system) and appends the record again elsewhere, under the same stamp.
+`_journal/<writer>-<n>.seg` belongs to the one process that holds its flock; calls with metric points alone, which others need
+not read to write, go into `<writer>-<n>p.seg`. `<segment>.sealed` beside it says that somebody is taking a dead writer's segment
+away: an owner that finds its segment sealed or unlinked after a sync was taken for dead (a lost lock on a network file system)
+and appends the record again elsewhere, under the same stamp.
 """
 
 from __future__ import annotations
@@ -11,18 +12,36 @@ import fcntl
 import os
 import secrets
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
+from spark_tracking.delta import storage
+from spark_tracking.delta.faults import explained
+from spark_tracking.delta.folder import fsync_folder
 from spark_tracking.errors import LakeError
-from spark_tracking.lake import storage
-from spark_tracking.lake.faults import explained
-from spark_tracking.lake.record import PEEK_BYTES, Record, decode, peek
-from spark_tracking.lake.storage import Piece
+from spark_tracking.lake.journal_record import Record, decode
 
+POINTS = "p"
+"""What the name of a segment ends with that holds nothing but metric points."""
 SUFFIX = ".seg"
 SEALED = ".sealed"
 ROLL_BYTES = 8 * 1024 * 1024
 """A flushed segment beyond this size is replaced by a new one, so that journals stay short."""
+
+
+class Piece(NamedTuple):
+    """What a journal gives up at a time: a whole segment on a file system, one object of it on an object store.
+
+    Attributes:
+        start: the position of its first byte in the segment.
+        last: whether the segment ends with it.
+    """
+
+    segment: str
+    name: str
+    start: int
+    last: bool
 
 
 def writer_of(segment: str) -> str:
@@ -30,21 +49,46 @@ def writer_of(segment: str) -> str:
     return segment.rsplit("-", 1)[0]
 
 
+@dataclass
+class Segment:
+    """An open segment of this process; `position` is its end."""
+
+    name: str
+    fd: int
+    sealed: str
+    position: int = 0
+
+    def taken(self) -> bool:
+        """Whether somebody takes it away, or has."""
+        return os.fstat(self.fd).st_nlink == 0 or os.path.exists(self.sealed)
+
+
 class SegmentWriter:
-    """The segment that this process appends to; made at the first append."""
+    """What this process appends to: a segment, and one for points alone; each made when it is needed.
+
+    Attributes:
+        writer: the name of this process in stamps.
+        name: the first segment's, and that of the other but for `POINTS`; "" while there is none.
+    """
 
     def __init__(self, folder: Path, sync: bool) -> None:
         self.writer = secrets.token_hex(5)
         self.name = ""
-        self.position = 0
         self._folder = folder
         self._sync = sync
         self._count = 0
-        self._fd = -1
-        self._sealed = ""
+        self._segments: dict[str, Segment] = {}
 
-    def append(self, record: bytes) -> int:
-        """Append and sync one record; returns the position behind it. Durable and visible when this returns.
+    @property
+    def position(self) -> int:
+        """The ends of both segments, together."""
+        return sum(segment.position for segment in self._segments.values())
+
+    def append(self, record: bytes, points: bool = False) -> int:
+        """Append and sync one record; returns what `wait` wants. The caller serialises appends.
+
+        Args:
+            points: whether it holds metric points alone.
 
         Raises:
             LakeReadOnly: the root cannot be written.
@@ -52,53 +96,51 @@ class SegmentWriter:
         """
         try:
             while True:
-                if self._fd < 0:
-                    self._create()
-                self._write(record)
-                if not self._taken():
+                segment = self._segments.get(POINTS if points else "") or self._create(POINTS if points else "")
+                self._write(segment, record)
+                if not segment.taken():
                     return self.position
                 self.close()
         except OSError as error:
             self.close()  # never appended to again: what stands at its end is unknown
             raise _not_stored(error, self._folder.parent) from error
 
-    def wait(self, ticket: int) -> int:
-        """Nothing to wait for."""
-        return ticket
+    def wait(self, ticket: Any) -> int:
+        """Return the position behind the record once it is durable and visible to all: here it is, already."""
+        return int(ticket)
 
     def close(self) -> None:
-        """Let go of the segment; it stays until a flush has taken everything in it."""
-        if self._fd >= 0:
-            os.close(self._fd)
-        self._fd, self.name, self.position = -1, "", 0
+        """Let go of the segments; they stay until a flush has taken everything in them."""
+        for segment in self._segments.values():
+            os.close(segment.fd)
+        self._segments, self.name = {}, ""
 
     def forked(self) -> None:
-        """In a forked child: leave the parent's segment, and write under a name of its own."""
+        """In a forked child: leave the parent's segments, and write under a name of its own."""
         self.close()
         self.writer, self._count = secrets.token_hex(5), 0
 
-    def _create(self) -> None:
-        name = f"{self.writer}-{self._count:05d}"
-        self._count += 1
+    def _create(self, kind: str) -> Segment:
+        if not self.name:
+            self.name = f"{self.writer}-{self._count:05d}"
+            self._count += 1
+        name = self.name + kind
         flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC
-        self._fd = os.open(self._folder / (name + SUFFIX), flags, 0o666)
-        fcntl.flock(self._fd, fcntl.LOCK_EX)  # may wait for a moment for one who takes it for abandoned; see `_taken`
+        segment = Segment(name, os.open(self._folder / (name + SUFFIX), flags, 0o666), f"{self._folder}/{name}{SEALED}")
+        self._segments[kind] = segment
+        fcntl.flock(segment.fd, fcntl.LOCK_EX)  # may wait for a moment for one who takes it for abandoned; see `taken`
         if self._sync:
             fsync_folder(self._folder)
-        self.name, self.position = name, 0
-        self._sealed = f"{self._folder}/{name}{SEALED}"
+        return segment
 
-    def _write(self, record: bytes) -> None:
-        written = os.write(self._fd, record)
+    def _write(self, segment: Segment, record: bytes) -> None:
+        written = os.write(segment.fd, record)
         if written != len(record):
-            os.ftruncate(self._fd, self.position)  # a torn record is nobody's; what is found of one later was not known to be so
+            os.ftruncate(segment.fd, segment.position)  # a torn record is nobody's; what is found of one later was not known to be so
             raise OSError(28, f"only {written} of {len(record)} bytes could be written")
         if self._sync:
-            os.fdatasync(self._fd)
-        self.position += written
-
-    def _taken(self) -> bool:
-        return os.fstat(self._fd).st_nlink == 0 or os.path.exists(self._sealed)
+            os.fdatasync(segment.fd)
+        segment.position += written
 
 
 class SegmentReader:
@@ -106,45 +148,22 @@ class SegmentReader:
 
     Attributes:
         position: all records before it have been read.
-        ahead: all but those of metric points alone have been read before this position, which is not less.
     """
 
-    __slots__ = ("name", "position", "ahead", "_fd", "_incomplete")
+    __slots__ = ("name", "position", "_fd")
 
     def __init__(self, folder: Path, name: str, position: int = 0) -> None:
         self.name = name
-        self.position = self.ahead = position
-        self._incomplete = -1
+        self.position = position
         self._fd = os.open(folder / (name + SUFFIX), os.O_RDONLY | os.O_CLOEXEC)
 
-    def read(self, points: bool = True) -> Iterator[Record]:
-        """The records that came since the last read; without those of metric points alone, if they are not asked for."""
+    def read(self) -> Iterator[Record]:
+        """The records that have come since the last read."""
         size = os.fstat(self._fd).st_size
-        if not points:
-            yield from self._read_ahead(size)
-        elif size > self.position:
-            data, seen = os.pread(self._fd, size - self.position, self.position), self.ahead
-            for record in decode(data, self.position):
-                self.position, self.ahead = record.end, max(record.end, seen)
-                if record.end > seen or not record.events:
-                    yield record
-
-    def _read_ahead(self, size: int) -> Iterator[Record]:
-        while self.ahead + PEEK_BYTES <= size:
-            length, points_only = peek(os.pread(self._fd, PEEK_BYTES, self.ahead))
-            end = self.ahead + length
-            if end > size and self.ahead != self._incomplete:
-                self._incomplete = self.ahead  # being written; who still finds it so looks whether the length is damaged
-                return
-            if length and points_only and end <= size:
-                self.ahead = end
-                continue
-            for record in decode(os.pread(self._fd, length, self.ahead), self.ahead):
-                self.ahead = record.end
+        if size > self.position:
+            for record in decode(os.pread(self._fd, size - self.position, self.position), self.position):
+                self.position = record.end
                 yield record
-            if self.ahead != end or not length:  # damaged: look for what may follow
-                yield from self.read()
-                return
 
     def close(self) -> None:
         """Stop following."""
@@ -152,10 +171,11 @@ class SegmentReader:
 
 
 class Journal:
-    """All segments of a lake, and this process's own; see `lake.storage.AnyJournal`.
+    """All segments of a lake, and this process's own; see `lake.journals`.
 
     Attributes:
-        positions: how far each segment, also one that is gone by now, has been read: all of it, and all but metric points.
+        survives_fork: whether a forked child can append to it.
+        positions: how far each segment, also one that is gone by now, has been read.
     """
 
     survives_fork = True
@@ -163,7 +183,7 @@ class Journal:
     def __init__(self, root: Path, sync: bool = True) -> None:
         self.folder = root / "_journal"
         self.own = SegmentWriter(self.folder, sync)
-        self.positions: dict[str, tuple[int, int]] = {}
+        self.positions: dict[str, int] = {}
         self._readers: dict[str, SegmentReader] = {}
 
     def segments(self) -> list[str]:
@@ -184,36 +204,38 @@ class Journal:
                 self._readers[segment] = SegmentReader(self.folder, segment, position)
             except FileNotFoundError:
                 return
-            self.positions[segment] = position, position
+            self.positions[segment] = position
 
     def poll(self, points: bool = True) -> Iterator[tuple[str, Record]]:
-        """What all processes wrote since the last poll, this one's own included, with its segment; see `AnyJournal`."""
+        """What all processes wrote since the last poll, this one's own included, with its segment.
+
+        Args:
+            points: else segments with metric points alone are left to a later poll.
+        """
         names = self.segments()
         for name in names:
-            if name not in self._readers:
+            if name not in self._readers and (points or not name.endswith(POINTS)):
                 self.follow(name, 0)
         gone = self._readers.keys() - names
         for name in list(self._readers):
-            yield from self.poll_segment(name, points)
-            if name in gone:
-                self._readers.pop(name).close()
+            if points or not name.endswith(POINTS):
+                yield from self.poll_segment(name)
+                if name in gone:
+                    self._readers.pop(name).close()
 
     def left_out(self) -> int:
         """How many bytes of points are left to a later poll."""
-        return sum(reader.ahead - reader.position for reader in self._readers.values())
+        return sum(max(self.size(name) - self.positions.get(name, 0), 0) for name in self.segments() if name.endswith(POINTS))
 
-    def poll_segment(self, name: str, points: bool = True) -> Iterator[tuple[str, Record]]:
-        """The same for one segment."""
+    def poll_segment(self, name: str) -> Iterator[tuple[str, Record]]:
+        """The same of one segment, if it is followed."""
         reader = self._readers.get(name)
-        if reader is None:
-            return
-        for record in reader.read(points):
-            self.positions[name] = reader.position, reader.ahead
+        for record in reader.read() if reader else ():
+            self.positions[name] = record.end
             yield name, record
-        self.positions[name] = reader.position, reader.ahead
 
     def size(self, segment: str) -> int:
-        """The bytes of a segment now; -1 when it is gone."""
+        """The end of a segment, as of `segments` or later; -1 when it is gone."""
         try:
             return (self.folder / (segment + SUFFIX)).stat().st_size
         except FileNotFoundError:
@@ -230,33 +252,32 @@ class Journal:
         finally:
             reader.close()
 
-    def has_read(self, segment: str, after: int, until: int, points: bool = True) -> bool:
-        """Whether the segment has been read up to a position; nothing before it can have been missed."""
-        whole, ahead = self.positions.get(segment, (0, 0))
-        return (whole if points else ahead) >= until
+    def has_read(self, segment: str, after: int, until: int) -> bool:
+        """Whether polls have returned all that lies between two positions of a segment; here nothing before a position can be missed."""
+        return self.positions.get(segment, 0) >= until
 
     def pieces(self) -> list[Piece]:
-        """The segments that exist now."""
+        """What exists now."""
         return [_whole(segment) for segment in self.segments()]
 
     def content(self, piece: Piece) -> bytes | None:
-        """The bytes of a segment; None when it is gone."""
+        """The bytes of a piece; None when it is gone."""
         try:
             return (self.folder / (piece.name + SUFFIX)).read_bytes()
         except FileNotFoundError:
             return None
 
     def ended(self, own: str = "") -> list[Piece]:
-        """The segments of dead writers, and `own`, which this process has let go of; sealed from now on."""
+        """Pieces to which nothing will be added: those of dead writers, and of `own`, which this process let go of; sealed from now on."""
         self._clear_seals()
-        ended = [segment for segment in self.segments() if segment == own or self.abandoned(segment)]
+        ended = [segment for segment in self.segments() if segment in _pair(own) or self.abandoned(segment)]
         for segment in ended:
             self.seal(segment)
         return [_whole(segment) for segment in ended]
 
     def abandoned(self, segment: str) -> bool:
         """Whether its owner is gone: nobody holds its lock."""
-        if segment == self.own.name:
+        if segment in _pair(self.own.name):
             return False
         try:
             fd = os.open(self.folder / (segment + SUFFIX), os.O_RDONLY | os.O_CLOEXEC)
@@ -283,18 +304,18 @@ class Journal:
                 (self.folder / seal).unlink(missing_ok=True)
 
     def remove(self, pieces: Iterable[Piece]) -> None:
-        """Remove sealed segments whose records are all on disk in Delta."""
+        """Remove ended pieces whose records are all on disk in Delta."""
         for piece in pieces:
             for suffix in (SUFFIX, SEALED):
                 (self.folder / (piece.name + suffix)).unlink(missing_ok=True)
 
     def set_aside(self, piece: Piece) -> None:
-        """Move a sealed segment away that has bytes which are no records; readers have taken, and Delta has, all the others."""
+        """Move an ended piece away that has bytes which are no records; readers have taken, and Delta has, all the others."""
         storage.of(str(self.folder.parent)).set_aside(f"{self.folder.name}/{piece.name}{SUFFIX}")
         (self.folder / (piece.name + SEALED)).unlink(missing_ok=True)
 
     def may_grow(self, piece: Piece) -> bool:
-        """Whether somebody holds the segment's lock."""
+        """Whether its writer lives, who holds the segment's lock, and may be in the midst of a record."""
         return not self.abandoned(piece.segment)
 
     def forked(self) -> None:
@@ -307,17 +328,12 @@ class Journal:
             self.follow(name, position)
 
 
+def _pair(name: str) -> tuple[str, ...]:
+    return (name, name + POINTS) if name else ()
+
+
 def _whole(segment: str) -> Piece:
     return Piece(segment, segment, 0, True)
-
-
-def fsync_folder(folder: Path) -> None:
-    """Make the names in a folder durable."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _not_stored(error: OSError, root: Path) -> LakeError:

@@ -10,43 +10,36 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from datetime import datetime, timedelta
 from functools import cached_property
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from mlflow.utils.uri import append_to_uri_path
 
 from spark_tracking import config
-from spark_tracking.errors import LakeError, LakeReadOnly
+from spark_tracking.delta import storage
+from spark_tracking.delta.commit_log import Gone
+from spark_tracking.delta.faults import explained_batches
 from spark_tracking.kinds.rows import STATE
 from spark_tracking.kinds.rows import rows as project_rows
 from spark_tracking.kinds.state import Entity, Event, MetricBlock
-from spark_tracking.lake import check, history, maintain, repair, storage
-from spark_tracking.lake import root as roots
-from spark_tracking.lake.background import Background
-from spark_tracking.lake.clock import Clock
-from spark_tracking.lake.columns import among, distinct_points, metric_rows
-from spark_tracking.lake.faults import all_in_sentences, explained_batches
-from spark_tracking.lake.flush import Flusher
-from spark_tracking.lake.journal import ROLL_BYTES
-from spark_tracking.lake.log import Gone
-from spark_tracking.lake.names import Names
-from spark_tracking.lake.record import PackedBlock, Record, encode, last_of_each, pack_block
+from spark_tracking.lake import check, history, maintain, repair, root_folder
+from spark_tracking.lake.forked import Forked, all_answered
+from spark_tracking.lake.journal_record import Clock, PackedBlock, encode, last_of_each, pack_block
+from spark_tracking.lake.journals import journal_of
+from spark_tracking.lake.names import Names, first_experiment, insist
+from spark_tracking.lake.process_view import View
 from spark_tracking.lake.refresh import Refresher
 from spark_tracking.lake.tables import BY_KIND, METRICS_LOG, spec_of
-from spark_tracking.lake.view import View
+from spark_tracking.lake.upkeep import Upkeep
 from spark_tracking.uri import LakeUri
 
 if TYPE_CHECKING:
-    from spark_tracking.lake.query import Overlaid
+    from spark_tracking.delta.query import Overlaid, Query
 
 _log = logging.getLogger(__name__)
-REFRESH_SECONDS = 4.0
-"""How often a long-lived writer refreshes the derived tables while nothing asks for it."""
-COMMIT_ATTEMPTS = 200
 
 
-@all_in_sentences
+@all_answered
 class Lake:
     """A lake, opened.
 
@@ -65,8 +58,8 @@ class Lake:
 
         Args:
             create: make the lake when there is none.
-            born: since when, in ms, its first experiment has been there; default now. It is the oldest of its store's.
             artifact_root: where the artifacts of a new lake's first experiment go; default below the lake's root.
+            born: since when, in ms, its first experiment has been there; default now. It is the oldest of its store's.
 
         Raises:
             LakeFormatError: there is no lake, or one of a newer format.
@@ -77,7 +70,7 @@ class Lake:
         with cls._open_lock:
             lake = cls._open.get(uri.root)
             if lake is None:
-                if roots.ensure(uri, create):
+                if root_folder.ensure(uri, create):
                     _log.warning("Made a new lake at %s", uri.root)  # a typo in a path is no error, so that it must be seen
                 lake = cls(uri)
                 if create:
@@ -91,12 +84,11 @@ class Lake:
         self._lock = threading.RLock()
         self._clock = Clock()
         self._polled = 0.0  # when the last poll began
-        self._journal = self._files.journal(config.DURABLE.get())
-        self._background: Background | None = None
-        self._flushed, self._flush_bytes = 0, config.FLUSH_BYTES.get()
-        self._vacuumed = time.monotonic()
-        self._history: tuple[tuple[object, ...], pa.Table] | None = None
         self._torn = False  # a poll was interrupted
+        self._journal = journal_of(self._files, config.DURABLE.get())
+        self._upkeep = Upkeep(self._files, self._journal, self._lock, lambda: self._vacuum(maintain.KEEP, dry_run=False, orphans=False))
+        self._histories = history.MetricHistories(self._look, self._lock)
+        self._forked: Forked | None = None  # who answers in a forked child
 
     # -- reading ------------------------------------------------------------------------------------------------
 
@@ -132,12 +124,7 @@ class Lake:
             return [entity.copy() for entity in found.values() if entity.attr(column) == value]
 
     def search(
-        self,
-        kind: str,
-        where: str | None = None,
-        order_by: Sequence[str] = (),
-        limit: int | None = None,
-        offset: int = 0,
+        self, kind: str, where: str | None = None, order_by: Sequence[str] = (), limit: int | None = None, offset: int = 0
     ) -> list[Entity]:
         """The entities whose row satisfies a SQL predicate (DataFusion's dialect) over the kind's derived table."""
         with self._lock:
@@ -153,7 +140,7 @@ class Lake:
             return self._overlaid(kind).count(where)
 
     def _overlaid(self, kind: str) -> Overlaid:
-        from spark_tracking.lake.query import Overlaid
+        from spark_tracking.delta.query import Overlaid
 
         self._poll()
         touched = self._view.touched(kind)
@@ -181,27 +168,22 @@ class Lake:
         Raises:
             NotFound: no table of that name, or no such version of it.
         """
-        from spark_tracking.lake import query
-
         spec = spec_of(table)
         names = list(columns or (name for name in spec.schema.names if name != STATE.name))
         if version is not None:
-            return explained_batches(history.at_version(self.uri.root, spec, version).run(names, where), self.uri.root)
-        if spec.kind:
-            if as_of is not None:
-                return history.as_of(self._files, spec, as_of).run(names, where)
+            rows: Query | Overlaid = history.at_version(self.uri.root, spec, version)
+        elif spec.kind and as_of is not None:
+            rows = history.as_of(self._files, spec, as_of)
+        elif spec.kind:
             with self._lock:
                 return explained_batches(self._overlaid(spec.kind).run(names, where), self.uri.root)
-        if as_of is not None:
-            where = f"{f'({where}) AND ' if where else ''}hlc < {history.clock_after(as_of)}"
-        try:
-            self.flush()
-            points = query.Query.of(maintain.open_table(self.uri.root, spec).delta)
-        except LakeReadOnly:
-            points = query.Query.of(history.with_journals(self._files, spec))
-        if spec is METRICS_LOG:
-            points = points.distinct_points(where)
-        return explained_batches(points.run(names, where), self.uri.root)
+        else:
+            if as_of is not None:
+                where = f"{f'({where}) AND ' if where else ''}hlc < {history.clock_after(as_of)}"
+            rows = history.whole_log(self._files, spec, self.flush)
+            if spec is METRICS_LOG:
+                rows = rows.distinct_points(where)
+        return explained_batches(rows.run(names, where), self.uri.root)
 
     def metric_history(self, run_ids: str | Collection[str], name: str | None = None) -> pa.Table:
         """All points of runs, or of one metric of them: the columns of `run_metrics_history`, each point once.
@@ -209,25 +191,7 @@ class Lake:
         Ordered by run (of several), metric, time, step and value. Several runs cost one read.
         """
         ids = (run_ids,) if isinstance(run_ids, str) else tuple(sorted(set(run_ids)))
-        if not ids:
-            return METRICS_LOG.schema.empty_table()
-        with self._lock:
-            self._poll()
-            tails = [self._view.tail_blocks(id) for id in ids]
-            log = self._view.metrics
-            key = (ids, name, log.update(), *((len(tail), tail[-1][:2] if tail else None) for tail in tails))
-            if self._history is not None and self._history[0] == key:
-                return self._history[1]  # the next page of the same history
-            where = among("run_id", ids)
-            stored = log.select(where if name is None else where & (pc.field("metric_name") == name))
-            blocks = [block for tail in tails for _, _, block in tail]
-        recent = metric_rows([("", Record(0, 0, [], blocks))])
-        if name is not None:
-            recent = recent.filter(pc.equal(recent["metric_name"], name))
-        by = ["metric_name"] if len(ids) == 1 else ["run_id", "metric_name"]
-        points = distinct_points(pa.concat_tables([stored.cast(METRICS_LOG.schema), recent]), by)
-        self._history = (key, points)
-        return points
+        return self._histories.points(ids, name) if ids else METRICS_LOG.schema.empty_table()
 
     # -- writing ------------------------------------------------------------------------------------------------
 
@@ -246,11 +210,9 @@ class Lake:
             if not polled and self._polled <= arrived:  # else another thread has looked since this call began
                 self._poll(points=False)
             record = encode(self._clock.tick(), last_of_each(events), blocks)
-            ticket = self._journal.own.append(record)
+            ticket = self._journal.own.append(record, points=not events)
         position = self._journal.own.wait(ticket)
-        background = self._background or self._in_background()
-        if position - self._flushed > self._flush_bytes:
-            background.wake()
+        self._upkeep.written(position)
 
     def commit(self, decide: Callable[[], Sequence[Event]]) -> None:
         """Store events that take or free a unique name or number.
@@ -258,17 +220,18 @@ class Lake:
         `decide` reads through this lake and returns the events, or raises. It is called again when another process
         committed such events first, so what it saw is still true when its events are in.
         """
-        for attempt in range(COMMIT_ATTEMPTS):
+
+        def attempt() -> bool:
             with self._lock:
-                number = self.names_number()
-                events = decide()
+                number, events = self.names_number(), decide()
                 if not events:
-                    return
-                if self.try_commit(number, events):
-                    self._in_background().refresh_later()
-                    return
-            time.sleep(min(0.001 * 2 ** min(attempt, 6), 0.05))
-        raise LakeError(f"Other processes changed names {COMMIT_ATTEMPTS} times in a row; try again later.")
+                    return True
+                done = self.try_commit(number, events)
+            if done:
+                self._upkeep.in_background().refresh_later()
+            return done
+
+        insist(attempt)
 
     def names_number(self) -> int:
         """How many commits have taken or freed names; everything up to the last of them has been read."""
@@ -293,12 +256,8 @@ class Lake:
         return Names(self.uri.root)
 
     def _first_experiment(self, artifact_root: str, born: int) -> list[Event]:
-        """What every MLflow backend has from the start: the experiment 'Default' with the id 0."""
-        if self._view.get("experiment", "0") or self._names.knows("experiment", "0"):  # a damaged table may not show it
-            return []
-        values = {"created": str(born), "updated": str(born), "name": "Default", "lifecycle_stage": "active", "last_id": "0"}
-        values["artifact_location"] = append_to_uri_path(artifact_root, "0")
-        return [Event("experiment", "0", "attr", key, value) for key, value in values.items()]
+        there = self._view.get("experiment", "0") or self._names.knows("experiment", "0")  # a damaged table may not show it
+        return [] if there else first_experiment(artifact_root, born)
 
     # -- moving on ----------------------------------------------------------------------------------------------
 
@@ -309,29 +268,18 @@ class Lake:
             wait: do it now; else soon, in the background.
             of: the (kind, id) of the one thing that matters: of many that end at once, the first settles for all who wait.
         """
-        if not wait:
-            self._in_background().wake(urgent=True)
-            return
-        with self._files.leadership(wait=True):
-            if of is None or not self._is_settled(of):
-                self._flush()
-                self._refresher.refresh()
-
-    def _is_settled(self, thing: tuple[str, str]) -> bool:
-        with self._lock:
-            self._poll()
-            return thing not in self._view.tail
+        if wait:
+            self._upkeep.settle(unless=None if of is None else lambda: of not in self._look().tail)
+        else:
+            self._upkeep.in_background().wake(urgent=True)
 
     def flush(self) -> None:
         """Journal -> logs, now."""
-        with self._files.leadership(wait=True):
-            self._flush()
+        self._upkeep.flush()
 
     def refresh(self) -> int:
         """Logs -> derived tables, now; returns how many rows changed."""
-        with self._files.leadership(wait=True):
-            self._flush()
-            return self._refresher.refresh()
+        return self._upkeep.settle()
 
     def rebuild(self, force: bool = False) -> repair.Rebuilt:
         """The derived tables anew from the whole logs, which get back what they lost and other files have; see `lake.repair`."""
@@ -345,7 +293,7 @@ class Lake:
     def compact(self) -> dict[str, int]:
         """Merge small files; by table, how many went into larger ones. Safe beside writers."""
         self.settle()
-        return {table.spec.name: maintain.compact(table) for table in maintain.tables(self.uri.root)}
+        return {table.spec.name: table.compact() for table in maintain.tables(self.uri.root)}
 
     def vacuum(self, keep: timedelta = maintain.KEEP, dry_run: bool = False, orphans: bool = True) -> dict[str, list[str]]:
         """Remove files that went out of use longer than `keep` ago; by table, which. Safe beside writers and readers."""
@@ -355,14 +303,15 @@ class Lake:
                 self.settle()  # so that more of what is old is covered by the derived tables, and can go
         return self._vacuum(keep, dry_run, orphans)
 
+    # not public: who keeps the lake up holds the lock that `settle` takes
     def _vacuum(self, keep: timedelta, dry_run: bool, orphans: bool) -> dict[str, list[str]]:
         with self._lock:
             self._poll()
             needed = {name: min(self._view.watermark(kind, name) for kind in BY_KIND) for name in self._view.logs}
-        found = {}
-        for table in maintain.tables(self.uri.root):
-            found[table.spec.name] = maintain.vacuum(table, keep, needed.get(table.spec.name, table.version()), dry_run, orphans)
-        return found
+        return {
+            table.spec.name: maintain.vacuum(table, keep, needed.get(table.spec.name, table.version()), dry_run, orphans)
+            for table in maintain.tables(self.uri.root)
+        }
 
     def foreign(self, remove: bool = False) -> dict[str, list[str]]:
         """By table, what lies in its folder and is nothing of the table's; with `remove`, it is deleted."""
@@ -371,12 +320,7 @@ class Lake:
     def purge(self, kind: str, ids: Collection[str]) -> None:
         """Delete for good, a run's metrics of models included: nobody sees them again, `drop_purged` takes their rows."""
 
-        def events() -> list[Event]:
-            measured = self._view.models_measured_by(ids) if kind == "run" else ()
-            of_models = [Event("logged_model", model, "purged_run", run, "") for model, run in measured]
-            return [Event(kind, id, "purge", "", None) for id in ids] + of_models
-
-        self.commit(events)
+        self.commit(lambda: self._view.purging(kind, ids))
 
     def drop_purged(self) -> int:
         """Take the rows of purged things out of the logs; returns how many went."""
@@ -389,8 +333,9 @@ class Lake:
             return check.check(self._files, self._look)
 
     def _look(self) -> View:
-        self._poll()
-        return self._view
+        with self._lock:
+            self._poll()
+            return self._view
 
     def info(self) -> list[maintain.TableInfo]:
         """Versions, rows, files and sizes of the tables."""
@@ -398,47 +343,7 @@ class Lake:
 
     def close(self) -> None:
         """Settle what this process wrote and let go of its segment. Called at exit; a lake is usable after it, too."""
-        background, self._background = self._background, None
-        if background is None:
-            return
-        background.stop()
-        with self._lock:
-            own = self._journal.own.name
-            self._journal.own.close()
-        with self._files.leadership(wait=True):
-            self._flusher.flush(own)
-            self._refresher.refresh()
-
-    @cached_property
-    def _flusher(self) -> Flusher:
-        return Flusher(self.uri.root, self._files.journal())
-
-    @cached_property
-    def _refresher(self) -> Refresher:
-        return Refresher(self.uri.root, self._flusher.events, self._flusher.metrics)
-
-    def _flush(self) -> bool:
-        self._refresher.require_whole_logs()
-        moved = self._flusher.flush()
-        with self._lock:
-            if self._journal.own.position > ROLL_BYTES:
-                self._journal.own.close()
-            self._flushed = self._journal.own.position
-        return moved
-
-    def _refresh(self) -> None:
-        self._refresher.refresh()
-        if time.monotonic() - self._vacuumed > maintain.KEEP.total_seconds() / 3:
-            self._vacuumed = time.monotonic()
-            self._vacuum(maintain.KEEP, dry_run=False, orphans=False)  # not `vacuum`: the lock that it takes is held here
-
-    def _in_background(self) -> Background:
-        with self._lock:
-            if self._background is None:
-                seconds = config.FLUSH_SECONDS.get()
-                self._background = Background(self._files, self._flush, self._refresh, seconds, REFRESH_SECONDS)
-                self._background.start()
-            return self._background
+        self._upkeep.close()
 
     def _poll(self, points: bool = True) -> None:
         self._polled = time.monotonic()
@@ -458,8 +363,8 @@ class Lake:
 
     def _forget_handles(self) -> None:
         """After an error of Delta's, or a rebuild: handles on tables as they were are of no use."""
-        for name in ("_flusher", "_refresher", "_names"):
-            self.__dict__.pop(name, None)
+        self._upkeep.forget_handles()
+        self.__dict__.pop("_names", None)
         self._torn = True
 
     def _load_view(self) -> View:
@@ -474,26 +379,19 @@ class Lake:
 def _close_all() -> None:
     for lake in list(Lake._open.values()):
         try:
-            if lake._files.exists(roots.MARKER):  # else somebody has removed the lake
+            if lake._files.exists(root_folder.MARKER):  # else somebody has removed the lake
                 lake.close()
         except BaseException as error:  # an exit has no caller; delta-rs panics with a BaseException
-            _log.warning(
-                "The lake at %s could not be settled at exit: %s. What was acknowledged is in its journal; the next process that "
-                "opens the lake brings it into the tables.",
-                lake.uri,
-                str(error).partition("\n")[0].rstrip("."),
-            )
+            told = str(error).partition("\n")[0].rstrip(".")
+            then = "What was acknowledged is in its journal; the next process that opens the lake brings it into the tables."
+            _log.warning("The lake at %s could not be settled at exit: %s. %s", lake.uri, told, then)
 
 
 def _after_fork() -> None:
-    """Delta and Arrow are dead in a forked child; see `lake.forked`. Stores hold on to the object, so it changes its class."""
-    if Lake._open:
-        from spark_tracking.lake.forked import ForkedLake
-
-        Lake._open_lock = threading.Lock()
-        for lake in Lake._open.values():
-            lake.__class__ = ForkedLake
-            cast(ForkedLake, lake).reborn()
+    """Delta and Arrow are dead in a forked child; who held on to a lake goes on with it all the same."""
+    Lake._open_lock = threading.Lock()
+    for lake in Lake._open.values():
+        lake._forked = Forked(lake.uri.root, lake._journal, lake._clock)
 
 
 atexit.register(_close_all)

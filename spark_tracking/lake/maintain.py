@@ -8,23 +8,21 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
-from deltalake.exceptions import CommitFailedError, DeltaError
 
+from spark_tracking.delta.commit_log import CommitLog, Gone
+from spark_tracking.delta.storage import Storage
+from spark_tracking.delta.table import Raced, Table
 from spark_tracking.errors import LakeCorrupt, LakeError, NoSpace
-from spark_tracking.lake.audit import commits
-from spark_tracking.lake.derived import LOG_FILE_BYTES, DerivedTable, file_bytes
-from spark_tracking.lake.log import WRITER_PROPERTIES, Gone, Raced, Table, quoted
-from spark_tracking.lake.storage import Storage
-from spark_tracking.lake.tables import BY_NAME, EVENTS_LOG, METRICS_LOG, TableSpec
+from spark_tracking.kinds.lake_sql import one_of
+from spark_tracking.lake.derived_table import DerivedTable
+from spark_tracking.lake.tables import BY_NAME, EVENTS_LOG, METRICS_LOG
 
-COMPACT_EVERY = 64
-"""Commits of a table between two compactions, which bounds its live files and what a compaction costs a commit."""
 PURGED_AT_ONCE = 500
 ORPHAN_HOURS = 24
 _DATA_FILE = re.compile(r"part-\d{5}-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}[-.]c\d{3}(\.\w+)*\.parquet")
@@ -44,30 +42,9 @@ class TableInfo:
     size: int
 
 
-def open_table(root: str, spec: TableSpec) -> Table:
-    """A handle of its own."""
-    return DerivedTable(root, spec) if spec.kind else Table(root, spec)
-
-
 def tables(root: str) -> list[Table]:
     """A handle of its own for each table."""
-    return [open_table(root, spec) for spec in BY_NAME.values()]
-
-
-def compact(table: Table) -> int:
-    """Merge small files; returns how many went into larger ones. A lost race is no error: the next time does it."""
-    table.update()
-    try:
-        metrics = table.delta.optimize.compact(target_size=file_bytes(table), writer_properties=WRITER_PROPERTIES)
-    except CommitFailedError:
-        return 0
-    return int(metrics["numFilesRemoved"])
-
-
-def clean_log(table: Table) -> None:
-    """Remove the entries of the Delta log that are older than its retention and that a checkpoint stands for."""
-    with suppress(DeltaError, OSError):  # another process removes the same ones; the next time does the rest
-        table.delta.cleanup_metadata()
+    return [DerivedTable(root, spec) if spec.kind else Table(root, spec) for spec in BY_NAME.values()]
 
 
 def vacuum(table: Table, keep: timedelta, oldest_needed: int, dry_run: bool = False, orphans: bool = False) -> list[str]:
@@ -81,9 +58,9 @@ def vacuum(table: Table, keep: timedelta, oldest_needed: int, dry_run: bool = Fa
         The files removed, or that would be, relative to the table.
     """
     version = table.update()
-    kept = table.versions_since(time.time() - keep.total_seconds())
+    kept = table.commits.since(time.time() - keep.total_seconds())
     keep_versions = sorted({*kept, *range(max(oldest_needed, 0), version), version})
-    gone = set(table.delta.vacuum(0, dry_run=True, enforce_retention_duration=False, keep_versions=keep_versions))
+    gone = table.outdated(keep_versions)
     if orphans:  # never by full=True: that deletes all that the log does not name, whosever it is, and follows links
         gone |= set(_orphans(table, keep_versions[0]))
     if not dry_run:  # not by Delta's own hand, which commits first: a full disk has no room for that
@@ -98,8 +75,8 @@ def require_sound(files: Storage) -> None:
         LakeCorrupt: a commit or checkpoint is missing or damaged.
     """
     for spec in BY_NAME.values():
-        found = commits(files, spec)
-        if found.faults or found.checkpoints or found.newest < 0:
+        found = CommitLog(files, spec.name).faults()
+        if found.versions or found.checkpoints or found.newest < 0:
             raise LakeCorrupt(
                 f"The Delta log of '{files.root}/{spec.name}' is damaged, so that nothing of the lake was removed. See what is wrong with: "
                 "spark-tracking lake check; mend it with: spark-tracking lake rebuild"
@@ -152,10 +129,9 @@ def drop_purged_rows(root: str) -> int:
         purged = events.select(of_kind & (pc.field("field") == "purge"), ["id"])["id"].unique().to_pylist()
         for ids in _batches(sorted(purged)):
             rest = of_kind & (pc.field("field") != "purge") & pc.field("id").isin(ids)
-            named = quoted(ids)
-            removed += _delete(events, rest, f"kind = '{kind}' AND field != 'purge' AND id IN ({named})")
+            removed += _delete(events, rest, f"kind = '{kind}' AND field != 'purge' AND {one_of('id', ids)}")
             if kind == "run":
-                removed += _delete(metrics, pc.field("run_id").isin(ids), f"run_id IN ({named})")
+                removed += _delete(metrics, pc.field("run_id").isin(ids), one_of("run_id", ids))
     return removed
 
 
@@ -179,7 +155,7 @@ def _delete(table: Table, rows: ds.Expression, predicate: str) -> int:
     if not count:
         return 0
     try:
-        table.rewrite(table.spec.schema.empty_table(), predicate, [], LOG_FILE_BYTES)
+        table.rewrite(table.spec.schema.empty_table(), predicate, {})
     except Raced:
         return 0
     return int(count)

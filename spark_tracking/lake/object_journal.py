@@ -17,18 +17,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Any, NamedTuple
 
+from spark_tracking.delta.object_store import ObjectStore
 from spark_tracking.errors import LakeError
-from spark_tracking.lake.record import Record, decode, peek
-from spark_tracking.lake.storage import Piece
-
-if TYPE_CHECKING:
-    from spark_tracking.lake.object_storage import ObjectStorage
+from spark_tracking.lake.journal import POINTS, Piece
+from spark_tracking.lake.journal_record import Record, decode
 
 FOLDER = "_journal"
-POINTS = "p"
-"""What the name of a segment ends with that holds nothing but metric points."""
 IDLE_SECONDS = 600.0
 """How long a segment without news is kept open; a writer may go on with it later all the same."""
 PARALLEL = 8
@@ -47,23 +43,25 @@ class Batch:
     """The records of one PUT.
 
     Attributes:
+        points: whether they hold metric points alone.
         position: the position behind them, once they are stored.
     """
 
     records: list[bytes] = field(default_factory=list)
+    points: bool = True
     position: int = 0
     done: bool = False
     error: Exception | None = None
 
 
 class ObjectAppender:
-    """See `lake.storage.Appender`. Whoever waits first does the PUT, for all whose records are in the batch by then."""
+    """See `lake.journal.SegmentWriter`. Whoever waits first does the PUT, for all whose records are in the batch by then."""
 
-    def __init__(self, objects: ObjectStorage, contents: dict[str, bytes]) -> None:
+    def __init__(self, objects: ObjectStore) -> None:
         self.writer = secrets.token_hex(5)
         self._leave()
         self._objects = objects
-        self._contents = contents
+        self._contents = objects.kept
         self._count = 0
         self._open = Batch()
         self._filling = threading.Lock()
@@ -74,20 +72,22 @@ class ObjectAppender:
         """The ends of both segments, together."""
         return sum(self._ends.values())
 
-    def append(self, record: bytes) -> Batch:
+    def append(self, record: bytes, points: bool = False) -> Batch:
         with self._filling:
             self._open.records.append(record)
+            self._open.points &= points
             return self._open
 
-    def wait(self, ticket: Batch) -> int:
+    def wait(self, ticket: Any) -> int:
+        batch: Batch = ticket
         with self._putting:
-            if not ticket.done:
+            if not batch.done:
                 with self._filling:
                     self._open = Batch()
-                self._put(ticket)
-        if ticket.error is not None:
-            raise ticket.error
-        return ticket.position
+                self._put(batch)
+        if batch.error is not None:
+            raise batch.error
+        return batch.position
 
     def close(self) -> None:
         with self._putting:
@@ -98,7 +98,7 @@ class ObjectAppender:
 
     def _put(self, batch: Batch) -> None:
         data = b"".join(batch.records)
-        kind = POINTS if all(peek(record)[1] for record in batch.records) else ""
+        kind = POINTS if batch.points else ""
         try:
             while not self._stored(data, kind):
                 self._leave()  # somebody else has written under this name: a copied virtual machine
@@ -126,18 +126,14 @@ class ObjectAppender:
 
 
 class ObjectJournal:
-    """See `lake.storage.AnyJournal`.
-
-    Args:
-        contents: what this process read and wrote, by path, shared by its handles; objects that are gone are dropped.
-    """
+    """All segments of a lake, and this process's own, with the methods of `lake.journal.Journal`."""
 
     survives_fork = False
 
-    def __init__(self, objects: ObjectStorage, contents: dict[str, bytes]) -> None:
-        self.own = ObjectAppender(objects, contents)
+    def __init__(self, objects: ObjectStore) -> None:
+        self.own = ObjectAppender(objects)
         self._objects = objects
-        self._contents = contents
+        self._contents = objects.kept  # what this process read and wrote; objects that are gone are dropped
         self._listing: dict[str, list[_Object]] = {}
         self._positions: dict[str, int] = {}
         self._gaps: dict[str, int] = {}  # by segment, the end of what was gone before it could be read
@@ -168,11 +164,11 @@ class ObjectJournal:
         kept = (found for segment, found in self._listing.items() if segment.endswith(POINTS))
         return sum(o.end - o.start for found in kept for o in found if o.end > self._positions.get(o.segment, 0))
 
-    def poll_segment(self, name: str, points: bool = True) -> Iterator[tuple[str, Record]]:
+    def poll_segment(self, name: str) -> Iterator[tuple[str, Record]]:
         """Nothing: what a poll did not find was flushed and removed, so that the logs have it."""
         return iter(())
 
-    def has_read(self, segment: str, after: int, until: int, points: bool = True) -> bool:
+    def has_read(self, segment: str, after: int, until: int) -> bool:
         return self._positions.get(segment, 0) >= until and self._gaps.get(segment, 0) <= after
 
     def size(self, segment: str) -> int:

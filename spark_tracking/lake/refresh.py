@@ -12,12 +12,12 @@ from contextlib import suppress
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from spark_tracking.delta.commit_log import Gone
+from spark_tracking.delta.table import Raced, Table
 from spark_tracking.errors import LakeCorrupt, Unavailable
 from spark_tracking.kinds.state import Entity
-from spark_tracking.lake.columns import fold_rows
-from spark_tracking.lake.derived import DerivedTable
-from spark_tracking.lake.log import Gone, Raced, Table
-from spark_tracking.lake.maintain import COMPACT_EVERY, clean_log, compact
+from spark_tracking.lake.derived_table import DerivedTable
+from spark_tracking.lake.log_rows import fold_rows
 from spark_tracking.lake.replay import Folding, holds, of_logs
 from spark_tracking.lake.tables import DERIVED, EVENTS_LOG, METRICS_LOG
 
@@ -72,13 +72,11 @@ class Refresher:
             LakeCorrupt: a log is older than what the derived tables have of it.
         """
         self.tables[-1].update()
-        for name, covered in self.tables[-1].watermarks.items():
-            log = self.logs[name]
-            if log.version() < covered and log.update() < covered:
-                raise LakeCorrupt(
-                    f"'{log.uri}' is at version {log.version()}, though version {covered} of it was seen: its newest commits are gone. "
-                    "Restore the folder from a backup, or put back what the lake still has: spark-tracking lake rebuild"
-                )
+        for name, newest, covered in self.tables[-1].lost_ends(self.logs):
+            raise LakeCorrupt(
+                f"'{self.logs[name].uri}' is at version {newest}, though version {covered} of it was seen: its newest commits are gone. "
+                "Restore the folder from a backup, or put back what the lake still has: spark-tracking lake rebuild"
+            )
 
     def _rebuild(self) -> int:
         until = {name: log.update() for name, log in self.logs.items()}
@@ -89,7 +87,7 @@ class Refresher:
         for table in self.tables:
             table.update()
             mine = [e for (kind, _), e in entities.items() if kind == table.spec.kind]
-            table.replace(mine, until)
+            table.write(mine, None, until)
         return len(entities)
 
     def _require_nothing_lost(self, entities: Folding) -> None:
@@ -127,9 +125,9 @@ class Refresher:
             if mine or table is self.tables[-1]:
                 self._merge(table, mine, until)
             changed += len(mine)
-        if self.tables[-1].version() % COMPACT_EVERY == 0:  # here, where all that the logs have is covered
+        if self.tables[-1].is_due():  # here, where all that the logs have is covered
             for table_ in (*self.logs.values(), *self.tables):
-                clean_log(table_)
+                table_.clean_log()
         return changed
 
     def _merge(self, table: DerivedTable, news: dict[str, Entity], until: dict[str, int]) -> None:
@@ -141,8 +139,8 @@ class Refresher:
         if unknown and self._may_have_more(table, [entities[id] for id in unknown]):
             self._complete(table, [entities[id] for id in unknown])
         table.write(entities.values(), stored, until)
-        if table.version() % COMPACT_EVERY == 0:
-            compact(table)
+        if table.is_due():
+            table.compact()
 
     def _may_have_more(self, table: DerivedTable, unknown: Collection[Entity]) -> bool:
         """Whether the logs may have had something of these new things before the news.

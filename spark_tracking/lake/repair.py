@@ -9,26 +9,26 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from spark_tracking.delta.commit_log import CommitLog
+from spark_tracking.delta.faults import is_foreign
+from spark_tracking.delta.folder import SET_ASIDE
+from spark_tracking.delta.storage import Storage
+from spark_tracking.delta.table import Table, TableSpec
 from spark_tracking.errors import LakeCorrupt
-from spark_tracking.lake.audit import Commits, commits, pieces
-from spark_tracking.lake.derived import DerivedTable
-from spark_tracking.lake.faults import is_foreign
+from spark_tracking.lake.audit import lost_rows, pieces, rows_of_state
+from spark_tracking.lake.derived_table import DerivedTable
 from spark_tracking.lake.flush import Flusher
-from spark_tracking.lake.log import Table
+from spark_tracking.lake.journals import journal_of
 from spark_tracking.lake.maintain import drop_purged_rows
 from spark_tracking.lake.refresh import Refresher
 from spark_tracking.lake.replay import Folding, holds, journal_rows, of_logs
-from spark_tracking.lake.salvage import lost_rows, rows_of_state
-from spark_tracking.lake.storage import SET_ASIDE, Storage
-from spark_tracking.lake.tables import BY_KIND, DERIVED, LOGS, TableSpec
+from spark_tracking.lake.tables import BY_KIND, DERIVED, LOGS
 
 
 @dataclass
@@ -66,7 +66,7 @@ def rebuild(files: Storage, force: bool) -> Rebuilt:
                 "the other tables know of it: spark-tracking lake rebuild --force"
             )
         mended.append(_mend_commits(files, spec, newest, done))
-    flusher = Flusher(files.root, files.journal())
+    flusher = Flusher(files.root, journal_of(files))
     refresher = Refresher(files.root, flusher.events, flusher.metrics)
     stored = Folding()
     for key, entity in refresher.stored():
@@ -74,7 +74,7 @@ def rebuild(files: Storage, force: bool) -> Rebuilt:
     known = {kind: pa.array([id for k, id in stored if k == kind], pa.string()) for kind in BY_KIND}
     logs = (flusher.events, flusher.metrics)
     for log in logs:
-        _, flushed = journal_rows(files.journal(), log)
+        _, flushed = journal_rows(journal_of(files), log)
         lost = lost_rows(files, flusher.events, log, flushed, known)
         _drop_unreadable(files, log, lost.num_rows, force, done)
         _append(log, lost, done)
@@ -92,65 +92,24 @@ def _mend_commits(files: Storage, spec: TableSpec, newest: int, done: Rebuilt) -
 
     What cannot be told from the log, the table's files tell: their rows are put back later.
     """
-    mended = _mend(files, spec, newest, done, lambda found: ([*found.checkpoints], found.faults))
-    for distrusted in (
-        lambda found: (_checkpoints(files, spec), found.faults),
-        lambda found: (_checkpoints(files, spec), range(found.newest + 1)),
-    ):
+    log, mended = CommitLog(files, spec.name), False
+    for distrust in range(3):
+        if log.faults().newest < 0:
+            Table.create(files.root, spec)
+        mended = log.mend(newest, lambda: _first_commit(spec), distrust, done.set_aside)
         try:
             Table(files.root, spec).files()
-            return mended
+            break
         except BaseException as error:
             if not is_foreign(error):
                 raise
-        mended = _mend(files, spec, newest, done, distrusted)
     return mended
 
 
-def _mend(
-    files: Storage, spec: TableSpec, newest: int, done: Rebuilt, distrusted: Callable[[Commits], tuple[Iterable[str], Iterable[int]]]
-) -> bool:
-    folder = f"{spec.name}/_delta_log"
-    found = commits(files, spec)
-    if found.newest < 0:
-        Table.create(files.root, spec)
-        found = commits(files, spec)
-    checkpoints, _ = distrusted(found)
-    for name in checkpoints:
-        done.set_aside.append(files.set_aside(f"{folder}/{name}"))
-    found = commits(files, spec)
-    versions = sorted({*distrusted(found)[1], *found.faults, *range(found.newest + 1, newest + 1)})
-    if versions and files.exists(f"{folder}/_last_checkpoint"):
-        files.set_aside(f"{folder}/_last_checkpoint")  # a mere hint, which may point to what is gone
-    for version in versions:
-        path = f"{folder}/{version:020d}.json"
-        text = files.read(path) if files.exists(path) else b""
-        if text:
-            done.set_aside.append(files.set_aside(path))
-        files.note(path, _filler(spec, version, text if version in found.faults else b""))
-    return bool(versions)
-
-
-def _checkpoints(files: Storage, spec: TableSpec) -> list[str]:
-    return [file.name for file in files.files(f"{spec.name}/_delta_log") if ".checkpoint" in file.name and file.name.endswith(".parquet")]
-
-
-def _filler(spec: TableSpec, version: int, text: bytes) -> bytes:
-    """A commit in place of a damaged one: what of it can be read, else nothing but its number."""
-    now = int(time.time() * 1000)
-    actions = [{"commitInfo": {"timestamp": now, "operation": "REPAIR", "engineInfo": "spark-tracking lake rebuild"}}]
-    for line in text.splitlines():
-        try:
-            action = orjson.loads(line)
-        except orjson.JSONDecodeError:
-            continue
-        actions += [action] if isinstance(action, dict) and "commitInfo" not in action else []
-    if version == 0 and not any("metaData" in action for action in actions):
-        with tempfile.TemporaryDirectory() as scratch:
-            Table.create(scratch, spec)
-            made = Path(scratch, spec.name, "_delta_log", f"{0:020d}.json").read_bytes().splitlines()
-        actions = [action for line in made if "commitInfo" not in (action := orjson.loads(line))] + actions
-    return b"\n".join(map(orjson.dumps, actions)) + b"\n"
+def _first_commit(spec: TableSpec) -> bytes:
+    with tempfile.TemporaryDirectory() as scratch:
+        Table.create(scratch, spec)
+        return Path(scratch, spec.name, "_delta_log", f"{0:020d}.json").read_bytes()
 
 
 def _drop_unreadable(files: Storage, log: Table, found: int, force: bool, done: Rebuilt) -> None:
@@ -199,5 +158,5 @@ def _restore(files: Storage, refresher: Refresher, stored: Folding, force: bool,
 
 def _append(log: Table, rows: pa.Table, done: Rebuilt) -> None:
     if rows.num_rows:
-        log.append(rows, [])
+        log.append(rows, {})
         done.restored[log.spec.name] = done.restored.get(log.spec.name, 0) + rows.num_rows

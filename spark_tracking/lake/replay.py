@@ -9,12 +9,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
+from spark_tracking.delta.table import Table
 from spark_tracking.kinds.state import Entity, MetricFold, ModelPoint, Register
-from spark_tracking.lake.columns import event_rows, fold_rows, metric_rows
 from spark_tracking.lake.journal import writer_of
-from spark_tracking.lake.log import Table
-from spark_tracking.lake.record import Record
-from spark_tracking.lake.storage import AnyJournal
+from spark_tracking.lake.journal_record import Record
+from spark_tracking.lake.journals import AnyJournal
+from spark_tracking.lake.log_rows import event_rows, fold_rows, metric_rows
 from spark_tracking.lake.tables import EVENTS_LOG, METRICS_LOG
 
 Entities = dict[tuple[str, str], Entity]

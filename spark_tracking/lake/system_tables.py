@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Iterator, Sequence
 from datetime import datetime
-from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from deltalake import DeltaTable
-from deltalake.exceptions import DeltaError
 
-from spark_tracking import config
-from spark_tracking.errors import InvalidInput, PermissionRefused, Unavailable
+from spark_tracking.delta import storage
+from spark_tracking.delta.foreign import ForeignTable, are_tables
+from spark_tracking.errors import InvalidInput
 from spark_tracking.kinds.shapes import AGGREGATES
-from spark_tracking.lake import storage
-from spark_tracking.lake.root import MARKER
+from spark_tracking.lake.root_folder import MARKER
 from spark_tracking.lake.tables import BY_NAME
 
 NAMES = ("experiments_latest", "runs_latest", "run_metrics_history")
@@ -29,50 +24,9 @@ def layout_of(root: str) -> str:
     try:
         if storage.of(root).exists(MARKER):
             return "lake"
-        return "tables" if all(DeltaTable.is_deltatable(f"{root}/{name}") for name in NAMES) else ""
-    except (DeltaError, OSError, ValueError):
+    except (OSError, ValueError):
         return ""
-
-
-def versions(root: str, tables: Sequence[str]) -> list[int] | None:
-    """Which version each Delta table of a folder has; None where one cannot be read."""
-    try:
-        return [DeltaTable(f"{root}/{name}").version() for name in tables]
-    except DeltaError:
-        return None
-
-
-def _require_inside(root: str, table: str, delta: DeltaTable) -> None:
-    """See that a table of somebody else's reads nothing but its own files.
-
-    Raises:
-        PermissionRefused: its log names a file elsewhere, or a link leads there.
-    """
-    if config.FOREIGN_FILES.get():
-        return
-    folder, home = f"{root}/{table}", os.path.realpath(root) + os.sep
-    named = pa.table(delta.get_add_actions())["path"].to_pylist()
-    outside = [path for path in named if _leads_out(path)]
-    if "://" not in root and not outside:
-        log = [f"_delta_log/{name}" for name in os.listdir(f"{folder}/_delta_log")]
-        outside = [path for path in (*named, *log) if not os.path.realpath(f"{folder}/{unquote(path)}").startswith(home)]
-    if outside:
-        raise PermissionRefused(
-            f"The Delta table {folder} names '{outside[0][:200]}', which lies outside of its folder. Nothing of it is read. "
-            f"If that is meant, as in a shallow clone, set {config.FOREIGN_FILES.name}=true."
-        )
-
-
-def _leads_out(path: str) -> bool:
-    decoded = path
-    while (more := unquote(decoded)) != decoded:
-        decoded = more
-    return (
-        decoded.startswith(("/", "\\"))
-        or re.match(r"[A-Za-z][\w+.-]*:", decoded) is not None
-        or ".." in re.split(r"[/\\]", decoded)
-        or "\0" in decoded
-    )
+    return "tables" if are_tables(root, NAMES) else ""
 
 
 class SystemTables:
@@ -98,17 +52,8 @@ class SystemTables:
     def _batches(
         self, table: str, schema: pa.Schema, where: str | None, version: int | None, as_of: datetime | None
     ) -> Iterator[pa.RecordBatch]:
-        from spark_tracking.lake.query import Query
-
-        try:
-            delta = DeltaTable(f"{self._root}/{table}", version=version)
-            if as_of is not None:
-                delta.load_as_version(as_of)
-            _require_inside(self._root, table, delta)
-            stored = {field.name for field in delta.schema().fields}
-            query = Query.of(delta)
-        except (DeltaError, OSError) as error:
-            raise Unavailable(f"The Delta table {self._root}/{table} cannot be read: {error}") from error
+        foreign = ForeignTable(self._root, table, version, as_of)
+        stored, query = foreign.columns, foreign.rows
         if table != "run_metrics_history" and "lifecycle_stage" not in stored:
             query = query.adding(_STAGE)
             stored.add("lifecycle_stage")

@@ -7,10 +7,9 @@ for one runs on the other; columns of ours come after them. Times are UTC with m
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 import pyarrow as pa
 
+from spark_tracking.delta.table import TableSpec
 from spark_tracking.errors import NotFound
 from spark_tracking.kinds.catalog import KINDS
 from spark_tracking.kinds.rows import STATE
@@ -61,32 +60,17 @@ _COMMON = {
 }
 
 
-@dataclass(frozen=True)
-class TableSpec:
-    """One Delta table of a lake.
-
-    Attributes:
-        name: the folder below the root, and the table's name in SQL.
-        schema: the Arrow schema, hidden columns included.
-        kind: for a derived table, the kind of entity that its rows are.
-        key: for a derived table, the column that identifies a row; equals the events' `id`.
-        properties: Delta table properties at creation.
-    """
-
-    name: str
-    schema: pa.Schema
-    kind: str = ""
-    key: str = ""
-    properties: dict[str, str] = field(default_factory=lambda: dict(_COMMON))
-
-
 _LOG = {**_COMMON, "delta.enableChangeDataFeed": "true", "delta.setTransactionRetentionDuration": "interval 1 hours"}
 
-EVENTS_LOG = TableSpec("events", EVENTS, properties=_LOG)
-METRICS_LOG = TableSpec("run_metrics_history", RUN_METRICS_HISTORY, properties=_LOG)
+_LOG_FILE_BYTES = 64 * 1024 * 1024
+_FILE_BYTES = 1_200_000
+"""Size of a derived table's files: a change rewrites the files it touches, so they stay small (~5,000 runs)."""
+
+EVENTS_LOG = TableSpec("events", EVENTS, ("id", "hlc"), _LOG_FILE_BYTES, _LOG)
+METRICS_LOG = TableSpec("run_metrics_history", RUN_METRICS_HISTORY, ("run_id", "hlc"), _LOG_FILE_BYTES, _LOG)
 LOGS = (EVENTS_LOG, METRICS_LOG)
 
-DERIVED = tuple(TableSpec(kind.table, kind.schema.append(STATE), kind.name, kind.key) for kind in KINDS)
+DERIVED = tuple(TableSpec(kind.table, kind.schema.append(STATE), (kind.key,), _FILE_BYTES, _COMMON, kind.name, kind.key) for kind in KINDS)
 BY_NAME = {spec.name: spec for spec in (*LOGS, *DERIVED)}
 BY_KIND = {spec.kind: spec for spec in DERIVED}
 

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from spark_tracking.lake import storage
+from spark_tracking.delta import storage
 
 SCHEMA = pa.schema([("kind", pa.string()), ("id", pa.string()), ("digest", pa.binary()), ("points", pa.int64()), ("base", pa.binary())])
 FILES_KEPT = 8

@@ -9,11 +9,12 @@ from hashlib import blake2b
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from spark_tracking.delta.foreign import versions
 from spark_tracking.errors import InvalidInput, LakeReadOnly, NotFound
 from spark_tracking.kinds import lake_sql
 from spark_tracking.kinds.filters import parse_located
 from spark_tracking.lake import Lake
-from spark_tracking.lake.system_tables import NAMES, SystemTables, versions
+from spark_tracking.lake.system_tables import NAMES, SystemTables
 from spark_tracking.readers.query import EVERYTHING, Query, Range
 from spark_tracking.readers.reader import DERIVED, Reader, in_order
 from spark_tracking.readers.schemas import TABLES

@@ -14,9 +14,9 @@ from pyspark.errors import AnalysisException
 from pyspark.sql.pandas.types import from_arrow_schema
 from pyspark.sql.types import LongType, StructField, StructType
 
+from spark_tracking.delta import files as delta_files
+from spark_tracking.delta.files import DataFile, NewFile, Snapshot
 from spark_tracking.errors import InvalidState
-from spark_tracking.lake import delta_files
-from spark_tracking.lake.delta_files import DataFile, NewFile, Snapshot
 from spark_tracking.scoring.commits import Committed, user_metadata
 from spark_tracking.scoring.file_rules import against_reading, against_writing, unusual_name
 from spark_tracking.scoring.progress import progress

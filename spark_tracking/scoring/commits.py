@@ -46,7 +46,7 @@ def history(target: str, limit: int | None = None) -> list[ScoredCommit]:
         >>> [(commit.version, commit.facts["model_version"]) for commit in history("/data/scored")]
         [(1, '4'), (0, '3')]
     """
-    from spark_tracking.lake import delta_files
+    from spark_tracking.delta import files as delta_files
 
     found = []
     for commit in delta_files.history(target, limit):

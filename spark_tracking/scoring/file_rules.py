@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 if TYPE_CHECKING:
-    from spark_tracking.lake.delta_files import Snapshot
+    from spark_tracking.delta.files import Snapshot
 
 # What an append of plain Parquet files may ignore, given the reasons of `against_writing`.
 _HARMLESS_TO_WRITE = {"appendOnly", "invariants", "checkConstraints", "changeDataFeed", "generatedColumns", "timestampNtz"}

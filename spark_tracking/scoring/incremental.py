@@ -16,8 +16,8 @@ from urllib.parse import unquote
 
 from pyspark.sql import functions as f
 
+from spark_tracking.delta import files as delta_files
 from spark_tracking.errors import InvalidInput, InvalidState
-from spark_tracking.lake import delta_files
 from spark_tracking.scoring.commits import scoring_facts
 from spark_tracking.scoring.tables import PinnedSource, TableRef, find_table
 

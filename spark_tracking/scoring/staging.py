@@ -18,8 +18,8 @@ from typing import Any, Literal
 
 from pyarrow.fs import FileInfo, FileSelector, FileType, SubTreeFileSystem
 
+from spark_tracking.delta import files as delta_files
 from spark_tracking.errors import InvalidState
-from spark_tracking.lake import delta_files
 from spark_tracking.scoring.commits import scoring_facts
 from spark_tracking.scoring.progress import every
 from spark_tracking.scoring.worker.files import is_local, root

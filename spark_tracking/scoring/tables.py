@@ -11,8 +11,8 @@ from urllib.parse import unquote, urlsplit
 
 from pyspark.errors import AnalysisException, ParseException, PySparkException
 
+from spark_tracking.delta import files as delta_files
 from spark_tracking.errors import InvalidInput, NotFound
-from spark_tracking.lake import delta_files
 from spark_tracking.scoring.spark_errors import one_line
 from spark_tracking.spark.session import is_connect
 

@@ -16,14 +16,14 @@ def tracking_store(store_uri: str, artifact_uri: str | None = None) -> LakeTrack
     """What MLflow calls for a tracking URI of ours."""
     from spark_tracking.store.tracking import LakeTrackingStore
 
-    return LakeTrackingStore(store_uri, artifact_uri)
+    return LakeTrackingStore(store_uri, artifact_uri)  # type: ignore[abstract]  # `fill` has the methods
 
 
 def registry_store(store_uri: str, tracking_uri: str | None = None) -> LakeRegistryStore:
     """What MLflow calls for a registry URI of ours."""
     from spark_tracking.store.registry import LakeRegistryStore
 
-    return LakeRegistryStore(store_uri, tracking_uri)
+    return LakeRegistryStore(store_uri, tracking_uri)  # type: ignore[abstract]  # `fill` has the methods
 
 
 def scorer_store(tracking_uri: str) -> Any:

@@ -15,18 +15,19 @@ from mlflow.entities import (
 )
 from mlflow.store.entities.paged_list import PagedList
 from mlflow.store.tracking import SEARCH_LOGGED_MODEL_MAX_RESULTS_DEFAULT
+from mlflow.utils import validation
 from mlflow.utils.name_utils import _generate_random_name
 from mlflow.utils.search_utils import SearchLoggedModelsPaginationToken
 from mlflow.utils.uri import append_to_uri_path
-from mlflow.utils.validation import _validate_logged_model_name
 
 from spark_tracking.kinds import entities, filters, lake_sql
+from spark_tracking.kinds.catalog import LOGGED_MODEL
 from spark_tracking.kinds.state import ModelPoint
-from spark_tracking.lake import Entity, Event
-from spark_tracking.store.base import attrs, drop_none, folded, invalid, new_id, not_found, now, pairs, require_values, valid_offset
-from spark_tracking.store.metrics import Metrics
+from spark_tracking.lake import Entity
+from spark_tracking.store.experiments import Experiments
+from spark_tracking.store.things import Home, Things, invalid, new_id, not_found, now, pairs, require_values, valid_offset
+from spark_tracking.store.trash import Trash
 
-KIND = "logged_model"
 _PARAM, _TAG = "logged_model_params.param_value", "logged_model_tags.tag_value"
 _ALIASES = {
     "creation_time": "creation_timestamp_ms",
@@ -36,8 +37,18 @@ _ALIASES = {
 Order = Mapping[str, Any]
 
 
-class LoggedModels(Metrics):
-    """The part of the tracking store that keeps logged models."""
+class LoggedModels(Things[LoggedModel]):
+    """Logged models."""
+
+    kind = LOGGED_MODEL
+    missing = "Logged model with ID '{}' not found."
+
+    def __init__(self, home: Home, experiments: Experiments, trash: Trash) -> None:
+        super().__init__(home)
+        self._experiments, self._trash = experiments, trash
+
+    def entity(self, state: Entity) -> LoggedModel:
+        return entities.logged_model(state)
 
     def create_logged_model(
         self,
@@ -49,8 +60,8 @@ class LoggedModels(Metrics):
         model_type: str | None = None,
     ) -> LoggedModel:
         """A new model of an active experiment, pending until it is finalized."""
-        _validate_logged_model_name(name)
-        experiment = self._active_experiment(experiment_id)
+        validation._validate_logged_model_name(name)
+        experiment = self._experiments.active(experiment_id)
         require_values(_PARAM, params or ())
         require_values(_TAG, tags or ())
         model_id, time = f"m-{new_id()}", now()
@@ -65,30 +76,25 @@ class LoggedModels(Metrics):
             "lifecycle_stage": LifecycleStage.ACTIVE,
             "artifact_uri": append_to_uri_path(experiment.attr("artifact_location"), "models", model_id, "artifacts"),
         }
-        events = [
-            *attrs(KIND, model_id, **drop_none(values)),
-            *pairs(KIND, model_id, "param", params or ()),
-            *pairs(KIND, model_id, "tag", tags or ()),
-        ]
+        events = self.made(model_id, values, tags or (), params or ())
         self.lake.write(events)
-        return entities.logged_model(folded(KIND, model_id, events))
+        return self.entity(self.folded(model_id, events))
 
     def get_logged_model(self, model_id: str, allow_deleted: bool = False) -> LoggedModel:
         """The model, unless it is in the trash."""
-        model = self._logged_model(model_id)
+        model = self.find(model_id)
         if model.deleted and not allow_deleted:
-            raise _no_model(model_id)
-        return entities.logged_model(self._shown(model))
+            raise not_found(self.missing.format(model_id))
+        return self.entity(self._trash.shown(model))
 
     def finalize_logged_model(self, model_id: str, status: LoggedModelStatus) -> LoggedModel:
         """Say that the model is ready, or failed."""
-        self._logged_model(model_id)
-        self.lake.write(attrs(KIND, model_id, status=LoggedModelStatus(status).value, updated=now()))
-        return entities.logged_model(self._logged_model(model_id))
+        self.set(self.find(model_id).id, status=LoggedModelStatus(status).value, updated=now())
+        return self.entity(self.find(model_id))
 
     def log_logged_model_params(self, model_id: str, params: list[LoggedModelParameter]) -> None:
         """Add params; those of a model never change."""
-        old = self._logged_model(model_id).items("param")
+        old = self.find(model_id).items("param")
         for param in params:
             if old.get(param.key, param.value) != param.value:
                 raise invalid(
@@ -96,25 +102,24 @@ class LoggedModels(Metrics):
                     f"value='{old[param.key]}' for logged model ID='{model_id}'. Attempted logging new value '{param.value}'."
                 )
         require_values(_PARAM, params)
-        self.lake.write(pairs(KIND, model_id, "param", params))
+        self.lake.write(pairs(LOGGED_MODEL.name, model_id, "param", params))
 
     def set_logged_model_tags(self, model_id: str, tags: list[LoggedModelTag]) -> None:
         """Set tags."""
-        self._logged_model(model_id)
+        self.find(model_id)
         require_values(_TAG, tags)
-        self.lake.write(pairs(KIND, model_id, "tag", tags))
+        self.set_tags(model_id, tags)
 
     def delete_logged_model_tag(self, model_id: str, key: str) -> None:
         """Remove one tag."""
-        if key not in self._logged_model(model_id).items("tag"):
+        if key not in self.find(model_id).items("tag"):
             raise not_found(f"No tag with key {key!r} found for model with ID {model_id!r}.")
-        self.lake.write([Event(KIND, model_id, "tag", key, None)])
+        self.remove(model_id, "tag", key)
 
     def delete_logged_model(self, model_id: str) -> None:
         """Move the model to the trash."""
-        self._logged_model(model_id)
         time = now()
-        self.lake.write(attrs(KIND, model_id, lifecycle_stage=LifecycleStage.DELETED, updated=time, deleted=time))
+        self.set(self.find(model_id).id, lifecycle_stage=LifecycleStage.DELETED, updated=time, deleted=time)
 
     def search_logged_models(
         self,
@@ -148,28 +153,22 @@ class LoggedModels(Metrics):
             token = SearchLoggedModelsPaginationToken(
                 offset=offset + size, experiment_ids=experiment_ids, filter_string=filter_string, order_by=order_by
             ).encode()
-        return PagedList([entities.logged_model(model) for model in found[:size]], token)
+        return PagedList([self.entity(model) for model in found[:size]], token)
 
     def _get_deleted_logged_models(self, older_than: int = 0) -> list[str]:
         """Ids of the models that have been in the trash for at least `older_than` ms (for `mlflow gc`)."""
-        return self._ids_in_trash(KIND, older_than)
+        return self._trash.ids(LOGGED_MODEL.name, older_than)
 
     def _hard_delete_logged_model(self, model_id: str) -> None:
         """Delete a model for good (for `mlflow gc`)."""
-        self._purge_with_artifacts(self._logged_model(model_id))
-
-    def _logged_model(self, model_id: str) -> Entity:
-        model = self.lake.get(KIND, model_id)
-        if model is None:
-            raise _no_model(model_id)
-        return model
+        self._trash.purge(self.find(model_id))
 
     def _ordered_models(self, where: str, order_by: Sequence[Order], limit: int, offset: int) -> list[Entity]:
         """By columns in SQL; by metrics, of which only the latest on a dataset counts, here."""
         terms, by_metric = _order_terms(order_by)
         if not by_metric:
-            return self.lake.search(KIND, where, terms, limit, offset)
-        models = self.lake.search(KIND, where, _order_terms(())[0])
+            return self.lake.search(LOGGED_MODEL.name, where, terms, limit, offset)
+        models = self.lake.search(LOGGED_MODEL.name, where, _order_terms(())[0])
         for one in reversed(order_by):  # sorting is stable: the last key first
             values = {m.id: _order_value(m, one) for m in models}
             models.sort(key=lambda m: _sort_key(values[m.id]), reverse=not one.get("ascending", True))
@@ -219,7 +218,3 @@ def _sort_key(value: Any) -> tuple[bool, Any]:
     """Orders values of one column; what is missing is put last afterwards."""
     missing = value is None or (isinstance(value, float) and math.isnan(value))
     return (not missing, 0 if missing else value)
-
-
-def _no_model(model_id: str) -> Exception:
-    return not_found(f"Logged model with ID '{model_id}' not found.")

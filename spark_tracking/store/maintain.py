@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from spark_tracking.lake import Lake
-from spark_tracking.store.purge import purge_deleted
+from spark_tracking.store.trash import purge_deleted
 
 
 @dataclass(frozen=True)

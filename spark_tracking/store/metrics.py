@@ -13,43 +13,45 @@ from mlflow.entities import Metric, Param, RunTag
 from mlflow.entities.metric import MetricWithRunId
 from mlflow.exceptions import MlflowException
 from mlflow.store.entities.paged_list import PagedList
-from mlflow.utils.validation import (
-    _validate_batch_log_data,
-    _validate_batch_log_limits,
-    _validate_metric,
-    _validate_param_keys_unique,
-    _validate_run_id,
-)
+from mlflow.utils import validation
+from mlflow.utils.search_utils import SearchUtils
 
+from spark_tracking.kinds.catalog import RUN
 from spark_tracking.kinds.entities import metric_value
-from spark_tracking.lake import MetricBlock
-from spark_tracking.store.base import MAX_TIME, check_time, invalid, offset_of, page
-from spark_tracking.store.runs import Runs
+from spark_tracking.lake import Entity, Event, MetricBlock
+from spark_tracking.store.runs import Runs, tag_events
+from spark_tracking.store.things import MAX_TIME, Home, Things, check_time, invalid, offset_of, pairs, require_values
 
 _INT64 = 2**63
 _ATTRIBUTES = attrgetter("key", "value", "timestamp", "step", "model_id", "dataset_name", "dataset_digest")
 Row = tuple[int, int, float, bool]
 
 
-class Metrics(Runs):
-    """The part of the tracking store that keeps metrics."""
+class Metrics(Things[Metric]):
+    """The metrics of runs."""
+
+    kind = RUN
+
+    def __init__(self, home: Home, runs: Runs) -> None:
+        super().__init__(home)
+        self._runs = runs
 
     def log_metric(self, run_id: str, metric: Metric) -> None:
         """Log one point of an active run."""
-        _validate_metric(metric.key, metric.value, metric.timestamp, metric.step)
-        experiment_id = self._active_run(run_id).attr("experiment_id")
+        validation._validate_metric(metric.key, metric.value, metric.timestamp, metric.step)
+        experiment_id = self._runs.active(run_id).attr("experiment_id")
         self.lake.write(metrics=_Points.of([metric]).blocks(run_id, experiment_id or ""), polled=True)
 
     def log_batch(self, run_id: str, metrics: Sequence[Metric], params: Sequence[Param], tags: Sequence[RunTag]) -> None:
         """Log metrics, params and tags of an active run: all of them, or nothing."""
-        _validate_run_id(run_id)
+        validation._validate_run_id(run_id)
         points = _Points.of(metrics)
         checked = [] if points.plainly_valid() else metrics
-        _, params, tags = _validate_batch_log_data(checked, params, tags)
-        _validate_batch_log_limits(metrics, params, tags)
-        _validate_param_keys_unique(params)
-        run = self._active_run(run_id)
-        events = self._batch_events(run, params, tags) if params or tags else []
+        _, params, tags = validation._validate_batch_log_data(checked, params, tags)
+        validation._validate_batch_log_limits(metrics, params, tags)
+        validation._validate_param_keys_unique(params)
+        run = self._runs.active(run_id)
+        events = _batch_events(run, params, tags) if params or tags else []
         if events or metrics:
             self.lake.write(events, points.blocks(run_id, run.attr("experiment_id") or ""), polled=True)
 
@@ -62,7 +64,8 @@ class Metrics(Runs):
         size = points.num_rows if max_results is None else max_results
         rows = _columns(points.slice(offset, size + 1))
         found = [Metric(metric_key, value, time, step) for time, step, value in zip(*rows)]
-        return page(found, offset, size, lambda metric: metric)
+        token = SearchUtils.create_page_token(offset + size) if len(found) > size else None
+        return PagedList(found[:size], token)
 
     def get_metric_history_bulk(self, run_ids: Sequence[str], metric_key: str, max_results: int) -> list[MetricWithRunId]:
         """The first points of one metric of several runs, by run id, time, step and value."""
@@ -118,6 +121,23 @@ class Metrics(Runs):
         return histories
 
 
+def _batch_events(run: Entity, params: Sequence[Param], tags: Sequence[RunTag]) -> list[Event]:
+    """The events of a validated batch.
+
+    Raises:
+        MlflowException: a param has another value already, or none.
+    """
+    if not params:
+        return tag_events(run.id, tags)
+    old = run.items("param")
+    changed = [{"key": p.key, "old_value": old[p.key], "new_value": p.value} for p in params if old.get(p.key, p.value) != p.value]
+    if changed:
+        raise invalid(f"Changing param values is not allowed. Params were already logged='{changed}' for run ID='{run.id}'.")
+    new = [p for p in params if p.key not in old]
+    require_values("params.value", new)
+    return pairs(RUN.name, run.id, "param", new) + tag_events(run.id, tags)
+
+
 def _as_in_sql(points: pa.Table) -> pa.Table:
     """One run's points, ordered by time, step and value, with NaN where MLflow's SQL store has it: as 0 with a flag."""
     nan = pc.is_nan(points["metric_value"])
@@ -156,7 +176,7 @@ class _Points(NamedTuple):
         """Whether they are of the plain kind that needs no look at each by MLflow, which takes ten times as long."""
         try:
             for name in set(self.names):
-                _validate_metric(name, 0.0, 0, 0)
+                validation._validate_metric(name, 0.0, 0, 0)
         except (MlflowException, TypeError):
             return False
         whole = {*map(type, self.steps), *map(type, self.times)} <= {int}

@@ -8,42 +8,26 @@ from typing import Any
 
 from mlflow.entities import LoggedModel
 from mlflow.entities.model_registry import ModelVersion, ModelVersionTag
-from mlflow.entities.model_registry.model_version_stages import (
-    ALL_STAGES,
-    DEFAULT_STAGES_FOR_GET_LATEST_VERSIONS,
-    STAGE_ARCHIVED,
-    STAGE_DELETED_INTERNAL,
-    STAGE_NONE,
-    get_canonical_stage,
-)
+from mlflow.entities.model_registry import model_version_stages as stages_of
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 from mlflow.store.artifact.utils.models import _parse_model_uri
 from mlflow.store.entities.paged_list import PagedList
 from mlflow.store.model_registry import SEARCH_MODEL_VERSION_MAX_RESULTS_DEFAULT, SEARCH_MODEL_VERSION_MAX_RESULTS_THRESHOLD
 from mlflow.utils import validation
-from mlflow.utils.validation import (
-    _validate_model_alias_name,
-    _validate_model_name,
-    _validate_model_version,
-    _validate_model_version_tag,
-    _validate_tag_name,
-)
 
 from spark_tracking.errors import InvalidUri
 from spark_tracking.kinds import entities, filters, lake_sql
-from spark_tracking.kinds.catalog import MODEL_VERSION
+from spark_tracking.kinds.catalog import MODEL_VERSION, REGISTERED_MODEL
 from spark_tracking.kinds.shapes import version_id
 from spark_tracking.lake import Entity, Event
-from spark_tracking.store.base import attrs, drop_none, folded, invalid, not_found, now, offset_of, page, pairs
-from spark_tracking.store.registered_models import KIND as MODEL
-from spark_tracking.store.registered_models import VERSION as KIND
-from spark_tracking.store.registered_models import RegisteredModels
+from spark_tracking.store.registered_models import RegisteredModels, latest_of_stages
+from spark_tracking.store.things import Home, Things, invalid, not_found, now, require_at_most
 from spark_tracking.uri import LakeUri
 
 _LATEST = "latest"
 # the first MLflows of 3.x refuse 'latest' and 'v1' with the rest
-_validate_alias_is_free_to_use = getattr(validation, "_validate_model_alias_name_reserved", _validate_model_alias_name)
+_validate_alias_is_free_to_use = getattr(validation, "_validate_model_alias_name_reserved", validation._validate_model_alias_name)
 _REDACTED = {
     "description": None,
     "created_by": None,
@@ -55,10 +39,21 @@ _REDACTED = {
 """What a deleted version keeps, as in MLflow's SQL store."""
 
 
-class ModelVersions(RegisteredModels):
-    """The part of the registry store that keeps model versions."""
+class ModelVersions(Things[ModelVersion]):
+    """Model versions, and the aliases that point to them.
 
-    tracking_uri: str | None
+    Args:
+        tracking_uri: of the server that logged models are on, where it is not this lake.
+    """
+
+    kind = MODEL_VERSION
+
+    def __init__(self, home: Home, models: RegisteredModels, tracking_uri: str | None) -> None:
+        super().__init__(home)
+        self._models, self._tracking_uri = models, tracking_uri
+
+    def entity(self, state: Entity) -> ModelVersion:
+        return entities.model_version(state, {})
 
     def create_model_version(
         self,
@@ -72,23 +67,23 @@ class ModelVersions(RegisteredModels):
         model_id: str | None = None,
     ) -> ModelVersion:
         """The next version of a registered model."""
-        _validate_model_name(name)
+        validation._validate_model_name(name)
         for tag in tags or ():
-            _validate_model_version_tag(tag.key, tag.value)
+            validation._validate_model_version_tag(tag.key, tag.value)
         storage, run_id = self._resolve(source, run_id)
         if not run_id and model_id:
             run_id = self._logged_model(model_id).source_run_id
         created: list[ModelVersion] = []
 
         def decide() -> list[Event]:
-            model, time = self._model(name), now()
+            model, time = self._models.find(name), now()
             number = (model.number("last_version") or 0) + 1
             id = version_id(name, number)
             values: dict[str, Any] = {
                 "created": time,
                 "updated": time,
                 "description": description,
-                "current_stage": STAGE_NONE,
+                "current_stage": stages_of.STAGE_NONE,
                 "status": "READY",
                 "source": source,
                 "storage_location": storage,
@@ -96,51 +91,50 @@ class ModelVersions(RegisteredModels):
                 "run_link": run_link,
                 "model_id": model_id,
             }
-            events = [*attrs(KIND, id, **drop_none(values)), *pairs(KIND, id, "tag", tags or ())]
-            created[:] = [entities.model_version(folded(KIND, id, events), model.items("alias"))]
-            return [*events, *attrs(MODEL, name, last_version=number, updated=time)]
+            events = self.made(id, values, tags or ())
+            created[:] = [entities.model_version(self.folded(id, events), model.items("alias"))]
+            return events + self._models.attrs(name, last_version=number, updated=time)
 
         self.lake.commit(decide)
         return created[0]
 
     def update_model_version(self, name: str, version: int | str, description: str | None = None) -> ModelVersion:
         """Set the description."""
-        found = self._version(name, version)
-        self.lake.write(attrs(KIND, found.id, description=description, updated=now()))
+        self.set(self._version(name, version).id, description=description, updated=now())
         return self.get_model_version(name, version)
 
     def transition_model_version_stage(self, name: str, version: int | str, stage: str, archive_existing_versions: bool) -> ModelVersion:
         """Move a version to a stage, and maybe the versions that are there to 'Archived'."""
-        target = get_canonical_stage(stage)
-        if archive_existing_versions and target not in DEFAULT_STAGES_FOR_GET_LATEST_VERSIONS:
+        target = stages_of.get_canonical_stage(stage)
+        if archive_existing_versions and target not in stages_of.DEFAULT_STAGES_FOR_GET_LATEST_VERSIONS:
             raise MlflowException(
                 f"Model version transition cannot archive existing model versions because '{stage}' is not an Active stage. "
-                f"Valid stages are {DEFAULT_STAGES_FOR_GET_LATEST_VERSIONS}"
+                f"Valid stages are {stages_of.DEFAULT_STAGES_FOR_GET_LATEST_VERSIONS}"
             )
         found, time = self._version(name, version), now()
-        events = attrs(KIND, found.id, current_stage=target, updated=time) + attrs(MODEL, name, updated=time)
+        events = self.attrs(found.id, current_stage=target, updated=time) + self._models.attrs(name, updated=time)
         if archive_existing_versions:
-            for other in self._versions_of(self._model(name)):
+            for other in self._models.versions(self._models.find(name)):
                 if other.id != found.id and other.attr("current_stage") == target:
-                    events += attrs(KIND, other.id, current_stage=STAGE_ARCHIVED, updated=time)
+                    events += self.attrs(other.id, current_stage=stages_of.STAGE_ARCHIVED, updated=time)
         self.lake.write(events)
         return self.get_model_version(name, version)
 
     def delete_model_version(self, name: str, version: int | str) -> None:
         """Delete a version, for good; its number stays taken, its aliases go."""
         number = _number(version)
-        found, model, time = self._version(name, number), self._model(name), now()
+        found, model, time = self._version(name, number), self._models.find(name), now()
         events = [
-            *attrs(KIND, found.id, current_stage=STAGE_DELETED_INTERNAL, updated=time, **_REDACTED),
-            *attrs(MODEL, name, updated=time),
-            *(Event(MODEL, name, "alias", alias, None) for alias, v in model.items("alias").items() if int(v) == number),
+            *self.attrs(found.id, current_stage=stages_of.STAGE_DELETED_INTERNAL, updated=time, **_REDACTED),
+            *self._models.attrs(name, updated=time),
+            *(Event(REGISTERED_MODEL.name, name, "alias", alias, None) for alias, v in model.items("alias").items() if int(v) == number),
         ]
         self.lake.write(events)
 
     def get_model_version(self, name: str, version: int | str) -> ModelVersion:
         """The version."""
         found = self._version(name, version)
-        return entities.model_version(found, self._model(name).items("alias"))
+        return entities.model_version(found, self._models.find(name).items("alias"))
 
     def get_model_version_download_uri(self, name: str, version: int | str) -> str:
         """Where the version's files lie."""
@@ -157,65 +151,58 @@ class ModelVersions(RegisteredModels):
         """One page of the versions that satisfy the filter, the last updated first unless said otherwise."""
         if not isinstance(max_results, int) or max_results < 1:
             raise invalid(f"Invalid value for max_results. It must be a positive integer, but got {max_results}")
-        if max_results > SEARCH_MODEL_VERSION_MAX_RESULTS_THRESHOLD:
-            raise invalid(
-                "Invalid value for request parameter max_results. It must be at most "
-                f"{SEARCH_MODEL_VERSION_MAX_RESULTS_THRESHOLD}, but got value {max_results}"
-            )
+        require_at_most(SEARCH_MODEL_VERSION_MAX_RESULTS_THRESHOLD, max_results)
         where, order = lake_sql.predicate(filters.parse(MODEL_VERSION, filter_string)), lake_sql.model_versions_order(order_by)
-        offset = offset_of(page_token)
-        found = self.lake.search(KIND, where, order, max_results + 1, offset)
-        return page(found, offset, max_results, lambda version: entities.model_version(version, {}))
+        return self.page(where, order, max_results, page_token)
 
     def get_latest_versions(self, name: str, stages: Sequence[str] | None = None) -> list[ModelVersion]:
         """The latest version of each stage, or of these stages."""
-        model = self._model(name)
-        wanted = {get_canonical_stage(stage) for stage in stages or ALL_STAGES}
-        latest = self._latest_of_stages(self._versions_of(model))
+        model = self._models.find(name)
+        wanted = {stages_of.get_canonical_stage(stage) for stage in stages or stages_of.ALL_STAGES}
+        latest = latest_of_stages(self._models.versions(model))
         return [entities.model_version(v, model.items("alias")) for v in latest if v.attr("current_stage") in wanted]
 
     # -- tags and aliases ---------------------------------------------------------------------------------------
 
     def set_model_version_tag(self, name: str, version: int | str, tag: ModelVersionTag) -> None:
         """Set one tag."""
-        _validate_model_name(name)
-        _validate_model_version(version)
-        _validate_model_version_tag(tag.key, tag.value)
-        self.lake.write(pairs(KIND, self._version(name, version).id, "tag", [tag]))
+        validation._validate_model_name(name)
+        validation._validate_model_version(version)
+        validation._validate_model_version_tag(tag.key, tag.value)
+        self.set_tags(self._version(name, version).id, [tag])
 
     def delete_model_version_tag(self, name: str, version: int | str, key: str) -> None:
         """Remove one tag, if it is there."""
-        _validate_model_name(name)
-        _validate_model_version(version)
-        _validate_tag_name(key)
-        self.lake.write([Event(KIND, self._version(name, version).id, "tag", key, None)])
+        validation._validate_model_name(name)
+        validation._validate_model_version(version)
+        validation._validate_tag_name(key)
+        self.remove(self._version(name, version).id, "tag", key)
 
     def set_registered_model_alias(self, name: str, alias: str, version: int | str) -> None:
         """Let an alias point to a version."""
-        _validate_model_name(name)
-        _validate_model_alias_name(alias)
+        validation._validate_model_name(name)
+        validation._validate_model_alias_name(alias)
         _validate_alias_is_free_to_use(alias)
         number = _number(version)
         self._version(name, number)
-        self.lake.write([Event(MODEL, name, "alias", alias, str(number))])
+        self.lake.write([Event(REGISTERED_MODEL.name, name, "alias", alias, str(number))])
 
     def delete_registered_model_alias(self, name: str, alias: str) -> None:
         """Remove an alias, if it is there."""
-        _validate_model_name(name)
-        _validate_model_alias_name(alias)
-        self._model(name)
-        self.lake.write([Event(MODEL, name, "alias", alias, None)])
+        validation._validate_model_name(name)
+        validation._validate_model_alias_name(alias)
+        self._models.remove(self._models.find(name).id, "alias", alias)
 
     def get_model_version_by_alias(self, name: str, alias: str) -> ModelVersion:
         """The version that an alias points to; 'latest' is the one with the highest number."""
-        _validate_model_name(name)
-        _validate_model_alias_name(alias)
+        validation._validate_model_name(name)
+        validation._validate_model_alias_name(alias)
         if alias.lower() == _LATEST:
             versions = self.get_latest_versions(name)
             if not versions:
                 raise not_found(f"Latest version not found for model {name}.")
             return max(versions, key=lambda version: int(version.version))
-        version = self._model(name).items("alias").get(alias)
+        version = self._models.find(name).items("alias").get(alias)
         if version is None:
             raise invalid(f"Registered model alias {alias} not found.")
         return self.get_model_version(name, version)
@@ -226,10 +213,10 @@ class ModelVersions(RegisteredModels):
     # -- what they build on -------------------------------------------------------------------------------------
 
     def _version(self, name: str, version: int | str) -> Entity:
-        _validate_model_name(name)
+        validation._validate_model_name(name)
         number = _number(version)
-        found = self.lake.get(KIND, version_id(name, number))
-        if found is None or found.attr("current_stage") == STAGE_DELETED_INTERNAL:
+        found = self.lake.get(MODEL_VERSION.name, version_id(name, number))
+        if found is None or found.attr("current_stage") == stages_of.STAGE_DELETED_INTERNAL:
             raise not_found(f"Model Version (name={name}, version={number}) not found")
         return found
 
@@ -253,7 +240,7 @@ class ModelVersions(RegisteredModels):
             return entities.logged_model(model)
         from mlflow import MlflowClient, get_tracking_uri
 
-        elsewhere = [uri for uri in (self.tracking_uri, get_tracking_uri()) if uri and not self._is_this_lake(uri)]
+        elsewhere = [uri for uri in (self._tracking_uri, get_tracking_uri()) if uri and not self._is_this_lake(uri)]
         for uri in dict.fromkeys(elsewhere):
             try:
                 return MlflowClient(tracking_uri=uri).get_logged_model(model_id)
@@ -264,7 +251,7 @@ class ModelVersions(RegisteredModels):
 
     def _is_this_lake(self, uri: str) -> bool:
         try:
-            return LakeUri.parse(uri).root == self.lake_uri.root
+            return LakeUri.parse(uri).root == self.home.uri.root
         except InvalidUri:
             return False
 
@@ -275,5 +262,5 @@ def _number(version: int | str) -> int:
     Raises:
         MlflowException: it is none.
     """
-    _validate_model_version(version)
+    validation._validate_model_version(version)
     return int(version)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from mlflow.entities.model_registry import RegisteredModel, RegisteredModelTag
 from mlflow.entities.model_registry.model_version_stages import STAGE_DELETED_INTERNAL
@@ -11,25 +10,20 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS
 from mlflow.store.entities.paged_list import PagedList
 from mlflow.store.model_registry import SEARCH_REGISTERED_MODEL_MAX_RESULTS_DEFAULT, SEARCH_REGISTERED_MODEL_MAX_RESULTS_THRESHOLD
-from mlflow.utils.validation import (
-    _validate_model_name,
-    _validate_model_renaming,
-    _validate_registered_model_tag,
-    _validate_tag_name,
-)
+from mlflow.utils import validation
 
 from spark_tracking.kinds import entities, filters, lake_sql
-from spark_tracking.kinds.catalog import REGISTERED_MODEL
+from spark_tracking.kinds.catalog import MODEL_VERSION, REGISTERED_MODEL
 from spark_tracking.kinds.shapes import split_version_id, version_id
 from spark_tracking.lake import Entity, Event
-from spark_tracking.store.base import LakeBacked, attrs, drop_none, folded, invalid, not_found, now, offset_of, page, pairs
-
-KIND = "registered_model"
-VERSION = "model_version"
+from spark_tracking.store.things import Things, attrs, now, require_at_most
 
 
-class RegisteredModels(LakeBacked):
-    """The part of the registry store that keeps registered models."""
+class RegisteredModels(Things[RegisteredModel]):
+    """Registered models."""
+
+    kind = REGISTERED_MODEL
+    missing = "Registered Model with name={} not found"
 
     def create_registered_model(
         self,
@@ -39,39 +33,37 @@ class RegisteredModels(LakeBacked):
         deployment_job_id: str | None = None,
     ) -> RegisteredModel:
         """A new registered model."""
-        _validate_model_name(name)
+        validation._validate_model_name(name)
         for tag in tags or ():
-            _validate_registered_model_tag(tag.key, tag.value)
+            validation._validate_registered_model_tag(tag.key, tag.value)
         events: list[Event] = []
 
         def decide() -> list[Event]:
-            existing = self.lake.get(KIND, name)
+            existing = self.lake.get(REGISTERED_MODEL.name, name)
             if existing is not None:
                 raise _taken(name, _is_prompt(existing.items("tag")), _is_prompt({t.key: t.value for t in tags or ()}))
             time = now()
-            values: dict[str, Any] = drop_none({"created": time, "updated": time, "description": description})
-            events[:] = [*attrs(KIND, name, **values), *pairs(KIND, name, "tag", tags or ())]
+            events[:] = self.made(name, {"created": time, "updated": time, "description": description}, tags or ())
             return events
 
         self.lake.commit(decide)
-        return entities.registered_model(folded(KIND, name, events), [])
+        return entities.registered_model(self.folded(name, events), [])
 
     def update_registered_model(self, name: str, description: str | None, deployment_job_id: str | None = None) -> RegisteredModel:
         """Set the description."""
-        self._model(name)
-        self.lake.write(attrs(KIND, name, description=description, updated=now()))
+        self.set(self.find(name).id, description=description, updated=now())
         return self.get_registered_model(name)
 
     def rename_registered_model(self, name: str, new_name: str) -> RegisteredModel:
         """Give the model and all of its versions another name."""
-        _validate_model_renaming(new_name)
+        validation._validate_model_renaming(new_name)
 
         def decide() -> list[Event]:
-            model, time = self._model(name), now()
-            if new_name != name and self.lake.get(KIND, new_name) is not None:
+            model, time = self.find(name), now()
+            if new_name != name and self.lake.get(REGISTERED_MODEL.name, new_name) is not None:
                 raise MlflowException(f"Registered Model (name={new_name}) already exists.", RESOURCE_ALREADY_EXISTS)
             events: list[Event] = []
-            for entity in (model, *self._versions_of(model, deleted=True)):
+            for entity in (model, *self.versions(model, deleted=True)):
                 renamed = new_name if entity is model else version_id(new_name, split_version_id(entity.id)[1])
                 if new_name != name:
                     events += [event._replace(id=renamed) for event in entity.events()]
@@ -86,16 +78,15 @@ class RegisteredModels(LakeBacked):
         """Delete the model and all of its versions for good; the name is free again."""
 
         def decide() -> list[Event]:
-            model = self._model(name)
-            return [Event(e.kind, e.id, "purge", "", None) for e in (model, *self._versions_of(model, deleted=True))]
+            model = self.find(name)
+            return [Event(e.kind, e.id, "purge", "", None) for e in (model, *self.versions(model, deleted=True))]
 
         self.lake.commit(decide)
 
     def get_registered_model(self, name: str) -> RegisteredModel:
         """The model with the latest version of each stage."""
-        model = self._model(name)
-        latest = self._latest_of_stages(self._versions_of(model))
-        return entities.registered_model(model, [entities.model_version(version, {}) for version in latest])
+        model = self.find(name)
+        return self._with_latest(model, self.versions(model))
 
     def search_registered_models(
         self,
@@ -105,58 +96,48 @@ class RegisteredModels(LakeBacked):
         page_token: str | None = None,
     ) -> PagedList[RegisteredModel]:
         """One page of the models that satisfy the filter, by name unless said otherwise."""
-        if max_results > SEARCH_REGISTERED_MODEL_MAX_RESULTS_THRESHOLD:
-            raise invalid(
-                "Invalid value for request parameter max_results. It must be at most "
-                f"{SEARCH_REGISTERED_MODEL_MAX_RESULTS_THRESHOLD}, but got value {max_results}"
-            )
+        require_at_most(SEARCH_REGISTERED_MODEL_MAX_RESULTS_THRESHOLD, max_results)
         where, order = lake_sql.predicate(filters.parse(REGISTERED_MODEL, filter_string)), lake_sql.registered_models_order(order_by)
-        offset = offset_of(page_token)
-        found = self.lake.search(KIND, where, order, max_results + 1, offset)
-        versions: dict[str, list[Entity]] = {model.id: [] for model in found[:max_results]}
-        for version in self.lake.search(VERSION, lake_sql.one_of("name", versions)) if versions else ():
+        return self.page(where, order, max_results, page_token, self._with_their_latest)
+
+    def _with_their_latest(self, models: Sequence[Entity]) -> list[RegisteredModel]:
+        versions: dict[str, list[Entity]] = {model.id: [] for model in models}
+        for version in self.lake.search(MODEL_VERSION.name, lake_sql.one_of("name", versions)) if versions else ():
             versions[split_version_id(version.id)[0]].append(version)
+        return [self._with_latest(model, versions[model.id]) for model in models]
 
-        def convert(model: Entity) -> RegisteredModel:
-            latest = self._latest_of_stages(versions[model.id])
-            return entities.registered_model(model, [entities.model_version(v, {}) for v in latest])
-
-        return page(found, offset, max_results, convert)
+    def _with_latest(self, model: Entity, versions: Iterable[Entity]) -> RegisteredModel:
+        return entities.registered_model(model, [entities.model_version(version, {}) for version in latest_of_stages(versions)])
 
     def set_registered_model_tag(self, name: str, tag: RegisteredModelTag) -> None:
         """Set one tag."""
-        _validate_model_name(name)
-        _validate_registered_model_tag(tag.key, tag.value)
-        self._model(name)
-        self.lake.write(pairs(KIND, name, "tag", [tag]))
+        validation._validate_model_name(name)
+        validation._validate_registered_model_tag(tag.key, tag.value)
+        self.set_tags(self.find(name).id, [tag])
 
     def delete_registered_model_tag(self, name: str, key: str) -> None:
         """Remove one tag, if it is there."""
-        _validate_model_name(name)
-        _validate_tag_name(key)
-        self._model(name)
-        self.lake.write([Event(KIND, name, "tag", key, None)])
+        validation._validate_model_name(name)
+        validation._validate_tag_name(key)
+        self.remove(self.find(name).id, "tag", key)
 
-    def _model(self, name: str) -> Entity:
-        _validate_model_name(name)
-        model = self.lake.get(KIND, name)
-        if model is None:
-            raise not_found(f"Registered Model with name={name} not found")
-        return model
+    def find(self, id: str, points: bool = True) -> Entity:
+        validation._validate_model_name(id)
+        return super().find(id, points)
 
-    def _versions_of(self, model: Entity, deleted: bool = False) -> list[Entity]:
+    def versions(self, model: Entity, deleted: bool = False) -> list[Entity]:
         """All versions, by number: their ids are known, so nothing is searched."""
         numbers = range(1, (model.number("last_version") or 0) + 1)
-        found = self.lake.get_many(VERSION, [version_id(model.id, n) for n in numbers]).values()
+        found = self.lake.get_many(MODEL_VERSION.name, [version_id(model.id, n) for n in numbers]).values()
         return [v for v in found if deleted or v.attr("current_stage") != STAGE_DELETED_INTERNAL]
 
-    @staticmethod
-    def _latest_of_stages(versions: Iterable[Entity]) -> list[Entity]:
-        """Of each stage, the version with the highest number."""
-        by_number = sorted(versions, key=lambda v: split_version_id(v.id)[1])
-        latest = {v.attr("current_stage"): v for v in by_number}
-        latest.pop(STAGE_DELETED_INTERNAL, None)
-        return list(latest.values())
+
+def latest_of_stages(versions: Iterable[Entity]) -> list[Entity]:
+    """Of each stage, the version with the highest number."""
+    by_number = sorted(versions, key=lambda v: split_version_id(v.id)[1])
+    latest = {v.attr("current_stage"): v for v in by_number}
+    latest.pop(STAGE_DELETED_INTERNAL, None)
+    return list(latest.values())
 
 
 def _is_prompt(tags: dict[str, str]) -> bool:

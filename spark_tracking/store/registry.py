@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from mlflow.store.model_registry.abstract_store import AbstractStore
 
-from spark_tracking.store.base import now
+from spark_tracking.lake import Lake
 from spark_tracking.store.model_versions import ModelVersions
+from spark_tracking.store.registered_models import RegisteredModels
+from spark_tracking.store.things import Home
 from spark_tracking.store.unsupported import fill
 from spark_tracking.uri import LakeUri
 
@@ -23,7 +25,7 @@ INHERITED = frozenset(
 """Methods of MLflow's class that are right as they are."""
 
 
-class LakeRegistryStore(ModelVersions, AbstractStore):
+class LakeRegistryStore(AbstractStore):
     """MLflow's model registry on a lake.
 
     Args:
@@ -41,10 +43,14 @@ class LakeRegistryStore(ModelVersions, AbstractStore):
 
     def __init__(self, store_uri: str, tracking_uri: str | None = None) -> None:
         super().__init__(store_uri, tracking_uri)  # type: ignore[no-untyped-call]
-        self.born = now()
-        self.lake_uri = LakeUri.parse(store_uri)
-        self.artifact_root = self.lake_uri.artifact_root
-        self.tracking_uri = tracking_uri
+        self._home = Home.of(LakeUri.parse(store_uri))
+        models = RegisteredModels(self._home)
+        self.parts = {RegisteredModels: models, ModelVersions: ModelVersions(self._home, models, tracking_uri)}
+
+    @property
+    def lake(self) -> Lake:
+        """The process's lake; made where there is none yet."""
+        return self._home.lake
 
 
-fill(LakeRegistryStore, AbstractStore, INHERITED)
+fill(LakeRegistryStore, AbstractStore, (RegisteredModels, ModelVersions), INHERITED)

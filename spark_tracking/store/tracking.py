@@ -5,9 +5,14 @@ from __future__ import annotations
 from mlflow.store.tracking.abstract_store import AbstractStore
 from mlflow.utils.uri import resolve_uri_if_local
 
-from spark_tracking.store.base import now
+from spark_tracking.lake import Lake
+from spark_tracking.store.experiments import DEFAULT_ID, Experiments
 from spark_tracking.store.logged_models import LoggedModels
-from spark_tracking.store.unsupported import answer, fill
+from spark_tracking.store.metrics import Metrics
+from spark_tracking.store.runs import Runs
+from spark_tracking.store.things import Home
+from spark_tracking.store.trash import Trash
+from spark_tracking.store.unsupported import fill
 from spark_tracking.uri import LakeUri
 
 INHERITED = frozenset(
@@ -24,7 +29,7 @@ INHERITED = frozenset(
 """Methods of MLflow's class that are right as they are."""
 
 
-class LakeTrackingStore(LoggedModels, AbstractStore):
+class LakeTrackingStore(AbstractStore):
     """MLflow's tracking store on a lake.
 
     Args:
@@ -40,15 +45,28 @@ class LakeTrackingStore(LoggedModels, AbstractStore):
         'Default'
     """
 
-    link_traces_to_run = answer("link_traces_to_run")  # abstract in MLflow's class, so `fill` comes too late for it
+    DEFAULT_EXPERIMENT_ID = DEFAULT_ID
 
     def __init__(self, store_uri: str, artifact_uri: str | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.born = now()
-        self.lake_uri = LakeUri.parse(store_uri)
-        self.artifact_root = resolve_uri_if_local(artifact_uri) if artifact_uri else self.lake_uri.artifact_root
+        self._home = home = Home.of(LakeUri.parse(store_uri))
         if artifact_uri:
-            self._said_roots[self.lake_uri.root] = self.artifact_root
+            home.artifact_root = resolve_uri_if_local(artifact_uri)
+        self.artifact_root = home.artifact_root if artifact_uri else home.uri.artifact_root
+        experiments, trash = Experiments(home, self.artifact_root), Trash(home)
+        runs = Runs(home, experiments, trash)
+        self.parts = {type(part): part for part in (experiments, runs, Metrics(home, runs), LoggedModels(home, experiments, trash))}
+
+    @property
+    def lake(self) -> Lake:
+        """The process's lake; made where there is none yet."""
+        return self._home.lake
 
 
-fill(LakeTrackingStore, AbstractStore, INHERITED, ("deprecated_start_trace_v2", "deprecated_end_trace_v2"))
+fill(
+    LakeTrackingStore,
+    AbstractStore,
+    (Experiments, Runs, Metrics, LoggedModels),
+    INHERITED,
+    ("deprecated_start_trace_v2", "deprecated_end_trace_v2"),
+)

@@ -7,15 +7,17 @@ not find it, everything else is refused as not implemented (501, which clients d
 
 from __future__ import annotations
 
+import abc
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import wraps
 from typing import Any
 
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import NOT_IMPLEMENTED
 from mlflow.store.entities.paged_list import PagedList
 
-from spark_tracking.store.base import not_found
+from spark_tracking.store.things import Things, not_found
 
 try:
     from mlflow.exceptions import MlflowNotImplementedException
@@ -68,19 +70,42 @@ def answer(name: str) -> Method:
     return _reply(name, lambda: PagedList([], None))
 
 
-def fill(store: type, base: type, inherited: frozenset[str], further: tuple[str, ...] = ()) -> None:
-    """Give `store` an answer for each method of `base` that no part of ours has and that is not `inherited`.
+def fill(store: type, base: type, parts: Sequence[type[Things[Any]]], inherited: frozenset[str], further: tuple[str, ...] = ()) -> None:
+    """Give `store` the methods of its parts, and an answer for each other method of `base` that is not `inherited`.
 
     Args:
+        parts: the keys of `store.parts`; theirs is what is public in the class itself, or MLflow's.
         further: methods that MLflow's server calls though `base` has none.
     """
-    ours = {name for cls in store.__mro__ if cls.__module__.startswith("spark_tracking.") for name in vars(cls)}
+    for part in parts:
+        for name, method in vars(part).items():
+            if callable(method) and (name in _CALLED or not (name.startswith("_") or hasattr(Things, name))):
+                setattr(store, name, _handed_to(part, method))
     for name in (*dir(base), *further):
         plain = not name.startswith("__") and callable(getattr(base, name, fill))
-        if plain and name not in ours and name not in inherited:
+        if plain and name not in vars(store) and name not in inherited:
             method = answer(name)
             method.__qualname__ = f"{store.__qualname__}.{name}"
             setattr(store, name, method)
+    abc.update_abstractmethods(store)
+
+
+_CALLED = frozenset(
+    {
+        *("_search_runs", "_search_datasets", "_await_model_version_creation"),
+        *("_get_deleted_runs", "_get_deleted_logged_models"),  # by `mlflow gc`
+        *("_hard_delete_run", "_hard_delete_experiment", "_hard_delete_logged_model"),
+    }
+)
+"""What MLflow calls by a private name."""
+
+
+def _handed_to(part: type[Things[Any]], method: Method) -> Method:
+    @wraps(method)
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return method(self.parts[part], *args, **kwargs)
+
+    return call
 
 
 def not_kept(name: str) -> MlflowException:

@@ -11,10 +11,10 @@ from typing import Any
 
 import pyarrow as pa
 
+from spark_tracking.delta.table import Table
 from spark_tracking.kinds.rows import rows as project_rows
 from spark_tracking.lake import Lake
 from spark_tracking.lake.journal import SEALED, SUFFIX
-from spark_tracking.lake.log import Table
 from spark_tracking.lake.replay import lacking, of_logs
 from spark_tracking.lake.tables import DERIVED, LOGS
 from spark_tracking.uri import LakeUri

@@ -20,11 +20,11 @@ from typing import Any
 
 from deltalake import DeltaTable
 
-import spark_tracking.lake.query  # noqa: F401  # imported once, before processes are forked off
+import spark_tracking.delta.query  # noqa: F401  # imported once, before processes are forked off
+from spark_tracking.delta.table import Table
 from spark_tracking.lake import Event, Lake, MetricBlock
 from spark_tracking.lake.flush import Flusher
 from spark_tracking.lake.journal import Journal, SegmentWriter
-from spark_tracking.lake.log import Table
 from spark_tracking.uri import LakeUri
 
 SHARED_RUN = "shared"
@@ -174,7 +174,7 @@ def race_for_ever(lake: Lake, history: History, rng: random.Random, path: Path) 
     journal.abandoned = lambda segment: really(segment) or rng.random() < 0.05  # type: ignore[method-assign]
     flusher = Flusher(lake.uri.root, journal)
     while True:
-        rng.choice([flusher.flush, lake._refresher.refresh])()
+        rng.choice([flusher.flush, lake._upkeep.refresher.refresh])()
         time.sleep(rng.random() * 0.2)
 
 
@@ -338,8 +338,8 @@ def kill_at(point: str, how: str, nth: int, rng: random.Random) -> None:
         if how == "before":
             os.kill(os.getpid(), signal.SIGKILL)
         if how == "torn":  # the first half of the bytes only
-            writer, record = arguments
-            os.write(writer._fd, record[: len(record) // 2])
+            _, segment, record = arguments
+            os.write(segment.fd, record[: len(record) // 2])
             os.kill(os.getpid(), signal.SIGKILL)
         if how == "within":  # the kernel ends the process, whatever it is doing
             signal.signal(signal.SIGALRM, signal.SIG_DFL)

@@ -19,7 +19,7 @@ from mlflow.exceptions import MlflowException
 from spark_tracking.cli import main
 from spark_tracking.kinds.state import ModelPoint
 from spark_tracking.lake import Event, Lake
-from spark_tracking.lake.record import encode
+from spark_tracking.lake.journal_record import encode
 from spark_tracking.uri import LakeUri
 from tests.lake.making import param, points, run_created, tag, what
 
@@ -148,8 +148,8 @@ def refusal(call: Callable[[], object]) -> str | None:
 
 def _forget(root: Path) -> None:
     lake = Lake._open.pop(str(root), None)
-    if lake is not None and lake._background is not None:
-        lake._background.stop()
+    if lake is not None and lake._upkeep.background is not None:
+        lake._upkeep.background.stop()
 
 
 def state(root: Path) -> dict[str, object]:

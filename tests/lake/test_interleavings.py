@@ -12,9 +12,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
+from spark_tracking.delta.table import Table
 from spark_tracking.kinds.rows import rows as project_rows
-from spark_tracking.lake import Lake, view
-from spark_tracking.lake.log import Table
+from spark_tracking.lake import Lake, process_view
 from spark_tracking.lake.replay import of_logs
 from spark_tracking.lake.tables import EVENTS_LOG, METRICS_LOG
 from spark_tracking.uri import LakeUri
@@ -41,11 +41,11 @@ class TwoProcesses(RuleBasedStateMachine):
     @initialize(kept=st.sampled_from([1, 3000]), far_behind=st.sampled_from([1, 100]), left_out=st.sampled_from([0, 2**22]))
     def begin(self, kept: int, far_behind: int, left_out: int) -> None:
         self.limits = pytest.MonkeyPatch()
-        self.limits.setattr(view, "WHOLE_KEPT", kept)
-        self.limits.setattr(view, "FAR_BEHIND", far_behind)
-        self.limits.setattr(view, "LEFT_OUT_BYTES", left_out)
-        self.limits.setattr(view, "WRITERS_PATIENCE", 0.0)
-        self.limits.setattr(view, "UNFOLDED_BYTES", 200)
+        self.limits.setattr(process_view, "WHOLE_KEPT", kept)
+        self.limits.setattr(process_view, "FAR_BEHIND", far_behind)
+        self.limits.setattr(process_view, "LEFT_OUT_BYTES", left_out)
+        self.limits.setattr(process_view, "WRITERS_PATIENCE", 0.0)
+        self.limits.setattr(process_view, "UNFOLDED_BYTES", 200)
         self.root = Path(tempfile.mkdtemp()) / "lake"
         shutil.copytree(empty_lake(), self.root)
         self.lakes = [self._open(), self._open()]
@@ -105,8 +105,8 @@ class TwoProcesses(RuleBasedStateMachine):
         """As the kernel lets go of a killed process's segment."""
         lake = self.lakes[who]
         lake._journal.own.close()
-        if lake._background is not None:
-            lake._background.stop()
+        if lake._upkeep.background is not None:
+            lake._upkeep.background.stop()
         self.lakes[who] = self._open()
 
     @rule(who=who)

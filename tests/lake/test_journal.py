@@ -14,7 +14,7 @@ from spark_tracking.kinds.state import Event
 from spark_tracking.lake import Lake
 from spark_tracking.lake.flush import Flusher
 from spark_tracking.lake.journal import Journal, SegmentReader
-from spark_tracking.lake.record import PAGE_BYTES, PackedBlock, Record, decode, encode, pack_block, unreadable
+from spark_tracking.lake.journal_record import PAGE_BYTES, Record, decode, encode, unreadable
 from tests.lake.making import points, run_created, tag, wait_until
 
 Another = Callable[[], Lake]
@@ -52,29 +52,28 @@ def test_a_byte_that_changed_costs_one_record_and_is_found() -> None:
         assert unreadable(broken) == [(len(first), len(second))]
 
 
-def test_who_wants_events_alone_passes_over_points_and_over_a_byte_that_changed(tmp_path: Path) -> None:
-    first, last = records("a" * 30, "c")
-    of_points = encode(2, [], [PackedBlock("r", None, pack_block(points("r", "m", *range(9))))])
-    path = tmp_path / "w-0.seg"
-    for middle in (of_points, first):
-        for at in range(-1, len(middle)):
-            changed = middle if at < 0 else middle[:at] + bytes([middle[at] ^ 0x40]) + middle[at + 1 :]
-            path.write_bytes(first + changed + last)
-            reader = SegmentReader(tmp_path, "w-0")
-            found = texts([*reader.read(points=False), *reader.read(points=False)])
-            assert found[0] == "a" * 30 and found[-1] == "c" and len(found) == 2 + (at < 0 and middle is first), at
-            assert [bool(r.blocks) for r in reader.read()] == ([True] if middle is of_points and at < 0 else [])
-            reader.close()
+def test_who_wants_events_alone_leaves_segments_of_points_to_a_later_look(lake: Lake) -> None:
+    lake.write(run_created("r1"))
+    for step in range(3):
+        lake.write((), [points("r1", "m", 1.0, step=step)])
+    lake.write([tag("r1", "k", "v")], [points("r1", "m", 1.0, step=3)])
+    journal = Journal(Path(lake.uri.root))
+    early = [record for _, record in journal.poll(points=False)]
+    assert [len(record.events) > 0 for record in early] == [True, True]
+    assert [bool(record.blocks) for record in early] == [False, True]
+    assert journal.left_out() > 0
+    assert [len(record.blocks) for _, record in journal.poll()] == [1, 1, 1]
+    assert journal.left_out() == 0 and list(journal.poll()) == []
 
 
-def test_who_wants_events_alone_waits_for_a_record_that_is_being_written(tmp_path: Path) -> None:
+def test_who_reads_waits_for_a_record_that_is_being_written(tmp_path: Path) -> None:
     first, last = records("a" * 30, "c" * 30)
     (tmp_path / "w-0.seg").write_bytes(first)
     reader = SegmentReader(tmp_path, "w-0")
     found = []
     for cut in range(len(last) + 1):
         (tmp_path / "w-0.seg").write_bytes(first + last[:cut])
-        found += list(reader.read(points=False))
+        found += list(reader.read())
     assert texts(found) == ["a" * 30, "c" * 30]
     assert list(reader.read()) == []
     reader.close()
@@ -174,7 +173,7 @@ def test_seals_whose_remover_was_killed_are_cleared_away(lake: Lake, another: An
 
 
 def test_a_long_segment_is_replaced_once_it_is_flushed(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("spark_tracking.lake.lake.ROLL_BYTES", 10_000)
+    monkeypatch.setattr("spark_tracking.lake.upkeep.ROLL_BYTES", 10_000)
     lake.write(run_created("r1"))
     first = segment(lake)
     lake.write([tag("r1", "long", "x" * 20_000)])

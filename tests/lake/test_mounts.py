@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from spark_tracking.errors import InvalidUri
-from spark_tracking.lake import Lake, root
+from spark_tracking.lake import Lake, root_folder
 
 MOUNTS = """\
 overlay / overlay rw,relatime 0 0
@@ -28,7 +28,7 @@ host:/home /mnt/ssh fuse.sshfs rw,nosuid,nodev 0 0
 )
 def test_a_mounted_object_store_is_refused_with_what_to_use(path: str) -> None:
     with pytest.raises(InvalidUri, match=r"delta\+s3://") as caught:
-        root.refuse_cloud_mount(Path(path), MOUNTS)
+        root_folder.refuse_cloud_mount(Path(path), MOUNTS)
     assert path in str(caught.value)
 
 
@@ -36,7 +36,7 @@ def test_a_mounted_object_store_is_refused_with_what_to_use(path: str) -> None:
     "path", ["/data/lake", "/nfs/lake", "/mnt/models/scratch/lake", "/mnt/modelsandmore", "/mnt/ssh/lake", "/home/lake"]
 )
 def test_a_folder_of_another_file_system_is_accepted(path: str) -> None:
-    root.refuse_cloud_mount(Path(path), MOUNTS)
+    root_folder.refuse_cloud_mount(Path(path), MOUNTS)
 
 
 @pytest.mark.parametrize(("path", "hint"), [("/Volumes/main/ml/lake", "DESCRIBE VOLUME"), ("/dbfs/mnt/lake", "dbutils.fs.mounts")])

@@ -8,9 +8,9 @@ import pyarrow as pa
 import pytest
 from deltalake import DeltaTable, write_deltalake
 
+from spark_tracking.delta.query import Overlaid
 from spark_tracking.kinds.rows import rows
 from spark_tracking.kinds.state import Entity, Stamp
-from spark_tracking.lake.query import Overlaid
 from spark_tracking.lake.tables import BY_KIND
 
 SPEC = BY_KIND["run"]

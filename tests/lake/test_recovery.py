@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 from deltalake import DeltaTable
 
-from spark_tracking.lake import Event, Lake, maintain, refresh, view
+from spark_tracking.delta import table
+from spark_tracking.lake import Event, Lake, process_view
+from spark_tracking.lake.process_view import View
 from spark_tracking.lake.refresh import Refresher
 from spark_tracking.lake.tables import BY_NAME
-from spark_tracking.lake.view import View
 from tests.lake.making import points, run_created, see_late_what_came_while_it_only_wrote, tag, what
 
 Another = Callable[[], Lake]
@@ -73,16 +74,16 @@ def test_a_process_that_slept_while_logs_were_cleaned_can_write_flush_and_refres
 def test_who_only_wrote_for_long_reads_what_was_flushed_and_refreshed_meanwhile(
     lake: Lake, another: Another, monkeypatch: pytest.MonkeyPatch, far_behind: int, left_out: int
 ) -> None:
-    monkeypatch.setattr(view, "FAR_BEHIND", far_behind)
-    monkeypatch.setattr(view, "LEFT_OUT_BYTES", left_out)
-    monkeypatch.setattr(view, "WRITERS_PATIENCE", -1.0)
+    monkeypatch.setattr(process_view, "FAR_BEHIND", far_behind)
+    monkeypatch.setattr(process_view, "LEFT_OUT_BYTES", left_out)
+    monkeypatch.setattr(process_view, "WRITERS_PATIENCE", -1.0)
     see_late_what_came_while_it_only_wrote(lake, another())
 
 
 def test_a_refresh_removes_what_is_old_in_the_logs_and_nothing_that_is_needed(
     lake: Lake, another: Another, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(refresh, "COMPACT_EVERY", 1)
+    monkeypatch.setattr(table, "COMPACT_EVERY", 1)
     sleeper = another()
     for n in range(3):
         lake.write(run_created(f"r{n}"), [points(f"r{n}", "m", 1.0)])
@@ -101,7 +102,7 @@ def test_a_refresh_removes_what_is_old_in_the_logs_and_nothing_that_is_needed(
 
 
 def test_points_that_nobody_looked_at_are_let_go_and_read_once_somebody_does(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(view, "UNFOLDED_BYTES", 100)
+    monkeypatch.setattr(process_view, "UNFOLDED_BYTES", 100)
     lake.write(run_created("r1"))
     assert lake.get("run", "r1").metrics == {}
     for step in range(20):
@@ -112,7 +113,7 @@ def test_points_that_nobody_looked_at_are_let_go_and_read_once_somebody_does(lak
 
 
 def test_a_look_at_more_things_than_are_kept_in_memory_finds_all(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(view, "WHOLE_KEPT", 2)
+    monkeypatch.setattr(process_view, "WHOLE_KEPT", 2)
     for n in range(5):
         lake.write(run_created(f"r{n}"))
     lake.get("run", "r0")
@@ -134,16 +135,16 @@ def test_a_long_lived_process_vacuums_while_it_works(lake: Lake, monkeypatch: py
     monkeypatch.setenv("SPARK_TRACKING_FLUSH_SECONDS", "0.05")
     lake.write(run_created("r1"))
     lake.settle(wait=False)
-    background = lake._background
+    background = lake._upkeep.background
     assert background is not None
-    lake._vacuumed = time.monotonic() - timedelta(hours=1).total_seconds()
+    lake._upkeep._vacuumed = time.monotonic() - timedelta(hours=1).total_seconds()
     for n in range(3):
         lake.write([tag("r1", "n", str(n))])
         lake.settle(wait=False)
         time.sleep(0.5)
     background.stop()
     assert not background.is_alive(), "the background thread waits for a lock that it holds itself"
-    assert time.monotonic() - lake._vacuumed < 60
+    assert time.monotonic() - lake._upkeep._vacuumed < 60
 
 
 def test_readers_of_old_versions_are_not_disturbed_by_vacuum(lake: Lake, another: Another) -> None:
@@ -163,7 +164,7 @@ def test_readers_of_old_versions_are_not_disturbed_by_vacuum(lake: Lake, another
 def test_a_process_that_only_takes_names_keeps_the_log_small_and_is_seen_in_the_tables_once_it_exits(
     lake: Lake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(maintain, "COMPACT_EVERY", 8)
+    monkeypatch.setattr(table, "COMPACT_EVERY", 8)
     for n in range(20):
         taken = [Event("registered_model", f"m{n:02}", "attr", "created", "1")]
         lake.commit(lambda taken=taken: taken)  # type: ignore[misc]

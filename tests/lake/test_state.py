@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from spark_tracking.kinds.rows import rows as project_rows
 from spark_tracking.kinds.state import Entity, Event, MetricBlock, Stamp
-from spark_tracking.lake.columns import event_rows, fold_rows, metric_rows
-from spark_tracking.lake.record import PackedBlock, Record, decode, encode, pack_block
+from spark_tracking.lake.journal_record import PackedBlock, Record, decode, encode, pack_block
+from spark_tracking.lake.log_rows import event_rows, fold_rows, metric_rows
 from spark_tracking.lake.refresh import Folding
 from spark_tracking.lake.tables import EVENTS, RUN_METRICS_HISTORY
 from tests.lake.making import START, what

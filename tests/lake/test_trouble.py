@@ -23,9 +23,8 @@ from deltalake import DeltaTable
 
 from spark_tracking.cli import main
 from spark_tracking.errors import LakeError, LakeFormatError, LakeReadOnly, NoSpace
-from spark_tracking.lake import Event, Lake, MetricBlock
-from spark_tracking.lake import root as roots
-from spark_tracking.lake.derived import DerivedTable
+from spark_tracking.lake import Event, Lake, MetricBlock, root_folder
+from spark_tracking.lake.derived_table import DerivedTable
 from spark_tracking.uri import LakeUri
 from tests.lake.making import param, points, run_created, tag, what
 
@@ -199,7 +198,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 def test_on_a_full_disk_every_call_says_what_to_do_and_that_frees_space(small_disk: Path) -> None:
     lake = Lake(LakeUri.parse(str(small_disk / "lake")))
-    roots.ensure(lake.uri, create=True)
+    root_folder.ensure(lake.uri, create=True)
     for number in range(20):
         lake.write(run_created(f"r{number}", note="x" * 300), [points(f"r{number}", "m", *range(20))])
         lake.settle()
@@ -302,7 +301,7 @@ def test_a_purge_stands_against_what_comes_late(lake: Lake, another: Another) ->
 
 
 def _old_record() -> bytes:
-    from spark_tracking.lake.record import PackedBlock, encode, pack_block
+    from spark_tracking.lake.journal_record import PackedBlock, encode, pack_block
 
     block = points("r1", "m", 3.0)
     return encode(1, [tag("r1", "late", "yes")], [PackedBlock("r1", None, pack_block(block))])
@@ -321,7 +320,7 @@ def test_read_only_errors_are_ours(lake: Lake, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_refresh_longer_than_others_wait_is_passed_by_no_thread_of_its_process(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("spark_tracking.lake.file_storage.WAIT_SECONDS", 0.05)
+    monkeypatch.setattr("spark_tracking.delta.folder.WAIT_SECONDS", 0.05)
     write = DerivedTable.write
 
     def slow(*arguments: Any) -> None:

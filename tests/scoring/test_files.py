@@ -15,9 +15,9 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as f
 from scoring_models import NUMBERS
 
+from spark_tracking.delta import files as delta_files
+from spark_tracking.delta.files import DataFile
 from spark_tracking.errors import InvalidState
-from spark_tracking.lake import delta_files
-from spark_tracking.lake.delta_files import DataFile
 from spark_tracking.scoring import history, score_table
 from spark_tracking.scoring.by_files import deal
 

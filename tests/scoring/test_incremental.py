@@ -12,8 +12,8 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as f
 from scoring_models import NUMBERS
 
+from spark_tracking.delta import files as delta_files
 from spark_tracking.errors import InvalidInput, InvalidState
-from spark_tracking.lake import delta_files
 from spark_tracking.scoring import score_table
 from spark_tracking.scoring.staging import _process, sweep
 

@@ -17,9 +17,9 @@ from pyspark.sql import DataFrame, SparkSession
 from scoring_models import NUMBERS, save_function
 
 from spark_tracking.cli import main
+from spark_tracking.delta import files as delta_files
+from spark_tracking.delta.files import NewFile
 from spark_tracking.errors import InvalidState
-from spark_tracking.lake import delta_files
-from spark_tracking.lake.delta_files import NewFile
 from spark_tracking.scoring import history, score_table
 
 

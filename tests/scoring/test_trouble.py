@@ -19,8 +19,8 @@ import pytest
 from pyspark.sql import SparkSession
 from scoring_models import NUMBERS
 
+from spark_tracking.delta import files as delta_files
 from spark_tracking.errors import InvalidState
-from spark_tracking.lake import delta_files
 from spark_tracking.scoring import by_spark, history, score_table, staging
 from spark_tracking.scoring.by_files import FilesStrategy
 from spark_tracking.scoring.by_spark import SparkStrategy

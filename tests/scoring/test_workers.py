@@ -21,7 +21,7 @@ import pytest
 from scoring_models import save_function
 from sklearn.neighbors import KNeighborsRegressor
 
-from spark_tracking.lake import delta_files
+from spark_tracking.delta import files as delta_files
 from spark_tracking.scoring.model import resolve
 from spark_tracking.scoring.worker import model_cache
 

@@ -15,8 +15,8 @@ from mlflow.exceptions import MlflowException
 
 from spark_tracking.cli import main
 from spark_tracking.lake import Event, Lake
-from spark_tracking.store.purge import purge_deleted
 from spark_tracking.store.tracking import LakeTrackingStore
+from spark_tracking.store.trash import purge_deleted
 
 
 @pytest.fixture

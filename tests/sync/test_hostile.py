@@ -26,7 +26,7 @@ from spark_tracking.lake.system_tables import NAMES
 from spark_tracking.lake.tables import BY_NAME
 from spark_tracking.mirror import sync
 from spark_tracking.readers import artifacts
-from spark_tracking.store.purge import purge_deleted
+from spark_tracking.store.trash import purge_deleted
 from tests.sync.conftest import T0
 
 Answer = dict[str, Any]

@@ -41,7 +41,7 @@ def flush(lake: Lake, seconds: str) -> None:
     """Flush all the time, without asking who leads."""
     end = time.monotonic() + float(seconds)
     while time.monotonic() < end:
-        lake._flush()
+        lake._upkeep._flush()
     print("done", flush=True)
 
 

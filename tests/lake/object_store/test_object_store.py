@@ -13,11 +13,12 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
+from spark_tracking.delta import object_store, storage
 from spark_tracking.errors import InvalidSetting, LakeError, LakeReadOnly
-from spark_tracking.lake import Event, Lake, object_storage, storage, view
+from spark_tracking.lake import Event, Lake, process_view
 from spark_tracking.lake.tables import METRICS_LOG
 from spark_tracking.masking import masked
-from spark_tracking.store.purge import purge_deleted
+from spark_tracking.store.trash import purge_deleted
 from tests.lake.making import points, run_created, see_late_what_came_while_it_only_wrote, tag, what
 from tests.lake.object_store.emulators import ACCOUNT_KEY, Emulator, objects, start_s3
 
@@ -150,8 +151,8 @@ def test_who_only_wrote_for_long_reads_what_was_flushed_and_refreshed_meanwhile(
     cloud_lake: Lake, another_on: Another, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The journal's objects are gone and the derived tables have moved on; what it kept in memory is old."""
-    monkeypatch.setattr(view, "WRITERS_PATIENCE", -1.0)
-    monkeypatch.setattr(object_storage.ObjectStorage, "patience", 0.0)
+    monkeypatch.setattr(process_view, "WRITERS_PATIENCE", -1.0)
+    monkeypatch.setattr(object_store.ObjectStore, "patience", 0.0)
     see_late_what_came_while_it_only_wrote(cloud_lake, another_on())
 
 
@@ -213,13 +214,13 @@ def test_a_dead_writers_segment_goes_once_it_has_been_idle(cloud_lake: Lake, clo
 
 def test_a_put_whose_answer_was_lost_counts_once(cloud_lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     """The client asks again, and the store says that the object is there."""
-    really = object_storage.ObjectStorage.create
+    really = object_store.ObjectStore.create
 
-    def answered_twice(self: object_storage.ObjectStorage, path: str, data: bytes) -> bool:
+    def answered_twice(self: object_store.ObjectStore, path: str, data: bytes) -> bool:
         return really(self, path, data) and really(self, path, data)
 
     with monkeypatch.context() as patch:
-        patch.setattr(object_storage.ObjectStorage, "create", answered_twice)
+        patch.setattr(object_store.ObjectStore, "create", answered_twice)
         cloud_lake.write(run_created("r1"), [points("r1", "loss", 1.0)])
     cloud_lake.flush()
     assert raw_steps(cloud_lake, "r1") == [0]
@@ -227,14 +228,14 @@ def test_a_put_whose_answer_was_lost_counts_once(cloud_lake: Lake, monkeypatch: 
 
 def test_a_call_that_failed_may_have_landed_and_the_next_one_is_whole(cloud_lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     cloud_lake.write(run_created("r1"), [points("r1", "loss", 1.0)])
-    really = object_storage.ObjectStorage.create
+    really = object_store.ObjectStore.create
 
-    def lost(self: object_storage.ObjectStorage, path: str, data: bytes) -> bool:
+    def lost(self: object_store.ObjectStore, path: str, data: bytes) -> bool:
         really(self, path, data)
         raise LakeError("no answer")
 
     with monkeypatch.context() as patch:
-        patch.setattr(object_storage.ObjectStorage, "create", lost)
+        patch.setattr(object_store.ObjectStore, "create", lost)
         with pytest.raises(LakeError, match="no answer"):
             cloud_lake.write((), [points("r1", "loss", 1.0, step=1)])
     cloud_lake.write((), [points("r1", "loss", 1.0, step=2)])
@@ -295,18 +296,18 @@ def test_a_name_is_taken_once_however_many_processes_want_it(cloud_lake: Lake, c
 
 
 def test_the_lease_of_a_killed_flusher_is_taken_over(cloud_lake: Lake, cloud_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(object_storage, "LEASE_SECONDS", 0.5)
+    monkeypatch.setattr(object_store, "LEASE_SECONDS", 0.5)
     assert output(peer(cloud_uri, "lead-and-die"), code=-9) == ["leads"]
     files = storage.of(cloud_lake.uri.root)
     with files.leadership(wait=False) as leader:
         assert not leader
     cloud_lake.write(run_created("r1"))
     cloud_lake.settle()
-    assert object_storage.LEASE not in objects(cloud_lake.uri.root)
+    assert object_store.LEASE not in objects(cloud_lake.uri.root)
 
 
 def test_one_flusher_at_a_time_has_the_lease(cloud_lake: Lake) -> None:
-    first, second = object_storage.ObjectStorage(cloud_lake.uri.root), object_storage.ObjectStorage(cloud_lake.uri.root)
+    first, second = object_store.ObjectStore(cloud_lake.uri.root), object_store.ObjectStore(cloud_lake.uri.root)
     with first.leadership(wait=False) as leads, second.leadership(wait=False) as too:
         assert (leads, too) == (True, False)
     with second.leadership(wait=False) as leads:
@@ -371,7 +372,7 @@ def test_a_prefix_without_a_lake_says_how_to_make_one(cloud_uri: str) -> None:
 
 
 def test_a_prefix_that_holds_something_else_is_refused(cloud_uri: str) -> None:
-    object_storage.ObjectStorage(cloud_uri.removeprefix("delta+")).create("data/thesis.csv", b"1")
+    object_store.ObjectStore(cloud_uri.removeprefix("delta+")).create("data/thesis.csv", b"1")
     with pytest.raises(LakeError, match="data"):
         Lake.open(cloud_uri, create=True)
 
@@ -393,7 +394,7 @@ def test_a_signature_in_a_url_is_cut_from_messages() -> None:
 def test_without_obstore_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "obstore", None)
     with pytest.raises(InvalidSetting, match=r"spark-tracking\[abfss\]"):
-        object_storage.ObjectStorage("abfss://c@account.dfs.core.windows.net/lake")
+        object_store.ObjectStore("abfss://c@account.dfs.core.windows.net/lake")
 
 
 def test_a_lake_in_a_folder_needs_no_obstore(lake_uri: str) -> None:

@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 import pyarrow as pa
 
+from spark_tracking.delta.table import Table, TableSpec
+from spark_tracking.kinds.lake_sql import one_of
 from spark_tracking.kinds.rows import rows as project_rows
 from spark_tracking.kinds.state import Entity
-from spark_tracking.lake.columns import among
-from spark_tracking.lake.log import Table, quoted, transaction
-from spark_tracking.lake.tables import LOGS, TableSpec
-
-FILE_BYTES = 1_200_000
-"""Size of a derived table's files: a change rewrites the files it touches, so they stay small (~5,000 runs)."""
-LOG_FILE_BYTES = 64 * 1024 * 1024
-FULL_FILES = 64
-"""Files of a table beyond which they are made larger, as every reader looks at the list of them."""
-
-
-def file_bytes(table: Table) -> int:
-    """The size that files of a table should have, by what it holds."""
-    least = FILE_BYTES if table.spec.kind else LOG_FILE_BYTES
-    return max(least, int(sum(table.files()["size_bytes"].to_pylist())) // FULL_FILES)
+from spark_tracking.lake.log_rows import among
+from spark_tracking.lake.tables import LOGS
 
 
 class DerivedTable(Table):
@@ -50,6 +39,12 @@ class DerivedTable(Table):
             self._watermarks = {name: -1 if mark is None else mark for name, mark in marks.items()}
         return self._watermarks
 
+    def lost_ends(self, logs: Mapping[str, Table]) -> Iterator[tuple[str, int, int]]:
+        """The logs that end before what this table covers: name, newest version, version that is covered."""
+        for name, covered in self.watermarks.items():
+            if logs[name].version() < covered and (newest := logs[name].update()) < covered:
+                yield name, newest, covered
+
     def lookup(self, ids: Collection[str]) -> dict[str, Entity]:
         """The entities with these ids that have a row."""
         greatest = self._greatest_key()
@@ -70,26 +65,14 @@ class DerivedTable(Table):
             self._greatest = version, None if None in keys else max(keys, default="")
         return self._greatest[1]
 
-    def write(self, entities: Iterable[Entity], stored: Collection[str], watermarks: dict[str, int]) -> None:
-        """Put the entities' rows in place of those with the ids `stored`, covering the logs up to `watermarks`.
+    def write(self, entities: Iterable[Entity], stored: Collection[str] | None, watermarks: dict[str, int]) -> None:
+        """Put the entities' rows in place of those with the ids `stored` (None: of all), covering the logs up to `watermarks`.
 
         Raises:
             Raced: another process refreshed first.
         """
         rows: pa.Table = project_rows(self.spec.kind, entities)
-        transactions = [transaction(name, version) for name, version in watermarks.items()]
         # delta-rs checks that what is written satisfies the predicate, so it names the new rows, too
-        ids = sorted({*stored, *rows[self.spec.key].to_pylist()})
-        predicate = f"{self.spec.key} IN ({quoted(ids)})" if stored else None
-        self.rewrite(rows, predicate, transactions, file_bytes(self))
-        self._watermarks = None
-
-    def replace(self, entities: Iterable[Entity], watermarks: dict[str, int]) -> None:
-        """Put the entities' rows in place of all that stand there.
-
-        Raises:
-            Raced: another process refreshed first.
-        """
-        rows: pa.Table = project_rows(self.spec.kind, entities)
-        self.rewrite(rows, "", [transaction(name, version) for name, version in watermarks.items()], file_bytes(self))
+        predicate = one_of(self.spec.key, sorted({*stored, *rows[self.spec.key].to_pylist()})) if stored else None
+        self.rewrite(rows, "" if stored is None else predicate, watermarks)
         self._watermarks = None

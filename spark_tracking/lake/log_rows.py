@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from spark_tracking.kinds.shapes import TIMESTAMP
 from spark_tracking.kinds.state import COUNTER_BITS, Entity, Event, MetricFold, ModelPoint, Point, Stamp
-from spark_tracking.lake.record import PackedBlock, RawBlock, Record
+from spark_tracking.lake.journal_record import PackedBlock, RawBlock, Record
 from spark_tracking.lake.tables import EVENTS, RUN_METRICS_HISTORY
 
 _IN_COLUMNS_BYTES = 8192

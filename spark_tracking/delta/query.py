@@ -11,11 +11,13 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from deltalake import DeltaTable, QueryBuilder
+from deltalake.exceptions import DeltaError
 
-from spark_tracking.kinds.lake_sql import SOURCE
-from spark_tracking.lake.log import quoted
-from spark_tracking.lake.tables import TableSpec
+from spark_tracking.delta.table import TableSpec
+from spark_tracking.errors import NotFound
+from spark_tracking.kinds.lake_sql import SOURCE, one_of
 
 IDENTITY = ("record_id", "metric_step")
 """What makes a metric point one: `record_id` is a 64-bit hash of its content, the step rules out what chance is left."""
@@ -42,9 +44,21 @@ class Query:
         """A Delta table at the handle's version, of which files that statistics rule out are not opened, or rows in memory."""
         return cls(_of_rows(source) if isinstance(source, pa.Table) else _of_table(source))
 
+    @classmethod
+    def at_version(cls, uri: str, version: int) -> Query:
+        """A Delta table at a version of it.
+
+        Raises:
+            NotFound: there is none any more, or not yet.
+        """
+        try:
+            return cls.of(DeltaTable(uri, version=version))
+        except (DeltaError, OSError) as error:
+            raise NotFound(str(error)) from error
+
     def without(self, key: str, ids: Sequence[str]) -> Query:
         """The same rows but for those with these keys."""
-        return Query(self._ask, f"(SELECT * FROM {self._source} WHERE {key} NOT IN ({quoted(ids)}))")
+        return Query(self._ask, f"(SELECT * FROM {self._source} WHERE NOT {one_of(key, ids)})")
 
     def adding(self, expression: str) -> Query:
         """The same rows with one more column."""
@@ -60,12 +74,7 @@ class Query:
         return Query(self._ask, f"(SELECT * FROM ({filtered}) WHERE nth = 1)")
 
     def run(
-        self,
-        columns: Iterable[str],
-        where: str | None = None,
-        order_by: Sequence[str] = (),
-        limit: int | None = None,
-        offset: int = 0,
+        self, columns: Iterable[str], where: str | None = None, order_by: Sequence[str] = (), limit: int | None = None, offset: int = 0
     ) -> pa.RecordBatchReader:
         """`SELECT columns … WHERE … ORDER BY … LIMIT … OFFSET …`."""
         # named, since a predicate may look into the table that it is on: see `lake_sql.SOURCE`
@@ -86,11 +95,10 @@ class Overlaid:
 
     def __init__(self, spec: TableSpec, base: DeltaTable, ids: Sequence[str], rows: pa.Table) -> None:
         self._key = spec.key
-        whole = Query.of(base)
-        self._parts: list[Query | _Filtered] = [whole]
+        self._parts = [Query.of(base)]
         if ids:
             few = len(ids) <= _FEW_IDS
-            stored = whole.without(spec.key, ids) if few else _Filtered(whole, spec.key, pa.array(ids, pa.string()))
+            stored = self._parts[0].without(spec.key, ids) if few else _Without(_of_table(base), spec.key, ids)
             self._parts = [stored, Query.of(rows)]
         if ids and spec.kind == "model_version":  # whose filters look at other rows of the same name, in either part
             self._parts = [Query.of(_chained([part.run(spec.schema.names) for part in self._parts]).read_all())]
@@ -100,12 +108,7 @@ class Overlaid:
         return sum(batch.num_rows for part in self._parts for batch in part.run([self._key], where))
 
     def run(
-        self,
-        columns: Sequence[str],
-        where: str | None = None,
-        order_by: Sequence[str] = (),
-        limit: int | None = None,
-        offset: int = 0,
+        self, columns: Sequence[str], where: str | None = None, order_by: Sequence[str] = (), limit: int | None = None, offset: int = 0
     ) -> pa.RecordBatchReader:
         """As `Query.run`: what each part has first is ordered once more."""
         if len(self._parts) == 1:
@@ -120,25 +123,19 @@ class Overlaid:
         return Query.of(found).run(columns, None, order, limit, offset)
 
 
-class _Filtered:
-    """The rows of a query but for those with some keys, too many for a list of literals: a planner's stack ends at some 50,000."""
+class _Without(Query):
+    """The rows of a table but for those with some keys, too many for a list of literals: a planner's stack ends at some 50,000."""
 
-    def __init__(self, query: Query, key: str, ids: pa.Array) -> None:
-        self._query, self._key, self._ids = query, key, ids
+    def __init__(self, ask: Callable[[str], pa.RecordBatchReader], key: str, ids: Sequence[str]) -> None:
+        super().__init__(ask)
+        self._key, self._ids = key, pa.array(ids, pa.string())
 
     def run(
-        self,
-        columns: Sequence[str],
-        where: str | None = None,
-        order_by: Sequence[str] = (),
-        limit: int | None = None,
-        offset: int = 0,
+        self, columns: Iterable[str], where: str | None = None, order_by: Sequence[str] = (), limit: int | None = None, offset: int = 0
     ) -> pa.RecordBatchReader:
         """As `Query.run`, but for limit and offset, which the caller applies."""
-        found = self._query.run([*columns, f"{self._key} AS key_"], where, order_by).read_all()
-        ask = _of_rows(found, gone=pa.table({"id": self._ids}))
-        names = ", ".join(f'"{name}"' for name in found.column_names[:-1])
-        return ask(f"SELECT {names} FROM base LEFT ANTI JOIN gone ON base.key_ = gone.id")
+        found = super().run([*columns, f"{self._key} AS key_"], where, order_by).read_all()
+        return found.filter(pc.invert(pc.is_in(found["key_"].cast(pa.string()), self._ids))).drop_columns("key_").to_reader()
 
 
 _FEW_IDS = 500
@@ -161,11 +158,10 @@ def _of_table(table: DeltaTable) -> Callable[[str], pa.RecordBatchReader]:
     return lambda sql: pa.RecordBatchReader.from_stream(engine.execute(sql))
 
 
-def _of_rows(rows: pa.Table, **others: pa.Table) -> Callable[[str], pa.RecordBatchReader]:
+def _of_rows(rows: pa.Table) -> Callable[[str], pa.RecordBatchReader]:
     from datafusion import SessionConfig, SessionContext
 
     context = SessionContext(SessionConfig(_SETTINGS))
-    for name, table in {"base": rows, **others}.items():
-        # at least one batch, since the schema is taken from it
-        context.register_record_batches(name, [table.to_batches() or [pa.RecordBatch.from_pylist([], schema=table.schema)]])
+    # at least one batch, since the schema is taken from it
+    context.register_record_batches("base", [rows.to_batches() or [pa.RecordBatch.from_pylist([], schema=rows.schema)]])
     return lambda sql: pa.RecordBatchReader.from_stream(context.sql(sql))

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import wraps
-from typing import Any, ParamSpec, TypeVar
 
 import pyarrow as pa
 
 from spark_tracking.errors import LakeCorrupt, LakeError, LakeReadOnly, NoSpace, SparkTrackingError
 from spark_tracking.masking import masked
 
-P = ParamSpec("P")
-T = TypeVar("T")
 _LIBRARIES = {"_internal", "deltalake", "pyarrow", "datafusion", "obstore", "pyo3_runtime", "msgpack", "orjson", "json"}
 _FULL, _CLOSED = {28, 122}, {1, 13, 30}
 _NUMBER = re.compile(r"\(os error (\d+)\)|\[errno (\d+)\]", re.IGNORECASE)
@@ -80,28 +76,3 @@ def explained_batches(reader: pa.RecordBatchReader, root: str) -> pa.RecordBatch
             yield from reader
 
     return pa.RecordBatchReader.from_batches(reader.schema, batches())
-
-
-def in_sentences(method: Callable[P, T]) -> Callable[P, T]:
-    """A method of a lake that lets no error of a library out; after one, the lake's handles are made anew."""
-
-    @wraps(method)
-    def call(*arguments: P.args, **named: P.kwargs) -> T:
-        try:
-            return method(*arguments, **named)
-        except BaseException as error:
-            if not is_foreign(error):
-                raise
-            lake: Any = arguments[0]
-            lake._forget_handles()
-            raise explained(error, lake.uri.root) from error
-
-    return call
-
-
-def all_in_sentences(kind: type[T]) -> type[T]:
-    """Every public method of a class so."""
-    for name, member in list(vars(kind).items()):
-        if not name.startswith("_") and callable(member) and not isinstance(member, (classmethod, type)):
-            setattr(kind, name, in_sentences(member))
-    return kind

@@ -1,70 +1,76 @@
-"""A Delta table of the lake as a process follows it: version by version, with its application transactions.
+"""A Delta table as a process follows it: version by version, with its application transactions.
 
 A segment's position in a log, and a log's version in a derived table, are Delta application transactions that stand in the
 very commit that wrote the rows, so each row gets in exactly once, whoever writes, however often it is killed.
+
+Arrow reads ahead in threads of its own. No Python object may be in their hands when the interpreter ends, or the process
+aborts after its work is done: so a folder is read through Arrow's own file system, and an object store's files are fetched
+whole, one request each, into Arrow's memory. The dataset of `deltalake` has a file system written in Python.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import reduce
+from itertools import islice
 from operator import and_
-from urllib.parse import unquote
 
-import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties, Transaction, WriterProperties, write_deltalake
-from deltalake.exceptions import CommitFailedError
+from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
 
-from spark_tracking.lake import dataset, storage
-from spark_tracking.lake.faults import explained, is_foreign
-from spark_tracking.lake.tables import TableSpec
+from spark_tracking.delta import storage
+from spark_tracking.delta.commit_log import CommitLog, Gone
+from spark_tracking.delta.faults import explained, is_foreign
+from spark_tracking.delta.folder import File
 
-WRITER_PROPERTIES = WriterProperties(compression="ZSTD", compression_level=3)
-HOOKS = PostCommitHookProperties(cleanup_expired_logs=False)
-"""A look at the whole log after each commit costs more than the commit; see `maintain.clean_log`."""
-NAMES = "names"
-"""The application transaction that all commits which take or free a unique name contend for."""
-_SEARCHED = ("id", "run_id", "hlc")
-"""Columns of the logs by whose ranges files are left out; they have no nulls. In a derived table it is the key."""
-_FEW_COMMITS = 100
-"""Commits whose files are looked for by name; a longer way back begins with what the folder still has."""
+_PROPERTIES = WriterProperties(compression="ZSTD", compression_level=3)
+_HOOKS = PostCommitHookProperties(cleanup_expired_logs=False)
+"""A look at the whole log after each commit costs more than the commit; see `Table.clean_log`."""
+COMPACT_EVERY = 64
+"""Commits of a table between two compactions, which bounds its live files and what a compaction costs a commit."""
+FULL_FILES = 64
+"""Files of a table beyond which they are made larger, as every reader looks at the list of them."""
+_FETCHED_AT_ONCE = 16
 
 
 class Raced(Exception):
     """Another process committed first; read again, decide again."""
 
 
-class Gone(Exception):
-    """Rows of that range can't be had from the change feed any more (cleaned logs, vacuumed files)."""
-
-
 @dataclass(frozen=True)
-class Commit:
-    """What one version of a table says about itself.
-
-    Attributes:
-        transactions: application transactions set by it.
-        files: data files it added, relative to the table.
-        adds_rows: whether rows were added (not merely rewritten by a compaction).
-        removed: data files it took out of use.
-    """
-
-    version: int
-    transactions: dict[str, int]
-    files: list[str]
-    adds_rows: bool
-    removed: list[str] = field(default_factory=list)
-
-
-class Table:
+class TableSpec:
     """One Delta table of a lake.
 
     Attributes:
+        name: the folder below the root, and the table's name in SQL.
+        schema: the Arrow schema, hidden columns included.
+        ranges: columns by whose ranges files are left out; they have no nulls.
+        file_bytes: the size of its files; more for a large table.
+        kind: for a derived table, the kind of entity that its rows are.
+        key: for a derived table, the column that identifies a row; equals the events' `id`.
+        properties: Delta table properties at creation.
+    """
+
+    name: str
+    schema: pa.Schema
+    ranges: tuple[str, ...]
+    file_bytes: int
+    properties: Mapping[str, str]
+    kind: str = ""
+    key: str = ""
+
+
+class Table:
+    """One Delta table below a root.
+
+    Attributes:
+        commits: its log.
         seen: the newest version whose commit this process has looked at.
     """
 
@@ -72,7 +78,7 @@ class Table:
         self.spec = spec
         self.uri = f"{root}/{spec.name}"
         self._files = storage.of(root)
-        self._log = f"{spec.name}/_delta_log"
+        self.commits = CommitLog(self._files, spec.name)
         self.delta = DeltaTable(self.uri)
         self.seen = self.delta.version()
         self._dataset: tuple[int, ds.FileSystemDataset] | None = None
@@ -87,13 +93,21 @@ class Table:
         except CommitFailedError:
             DeltaTable(f"{root}/{spec.name}")  # another process has just made it, else this says why not
 
+    @staticmethod
+    def columns(root: str, spec: TableSpec) -> set[str] | None:
+        """The columns that the table in that place has; None where there is none."""
+        try:
+            return {field.name for field in DeltaTable(f"{root}/{spec.name}").schema().fields}
+        except TableNotFoundError:
+            return None
+
     def version(self) -> int:
         """The version of the handle."""
         return int(self.delta.version())
 
     def update(self) -> int:
         """Bring the handle to the newest version; returns it."""
-        if self._files.patience or self.has_news(self.version()):  # where a look is cheap, it spares Delta's listing of the log
+        if self._files.patience or self.commits.has_news(self.version()):  # where a look is cheap, it spares Delta's listing of the log
             self.delta.update_incremental()
         return self.version()
 
@@ -102,42 +116,6 @@ class Table:
         self.delta = DeltaTable(self.uri)
         self._dataset, self._transactions, self._transactions_at = None, {}, self.version()
 
-    def has_news(self, version: int) -> bool:
-        """Whether a version after `version` exists. Costs two looks at the file system or one request, and no Delta call.
-
-        A log is cleaned from its old end and never of its newest version: where `version` itself is gone, later ones exist.
-        """
-        return not self._files.is_newest(self._log, version)
-
-    def commits(self, after: int) -> Iterator[Commit]:
-        """The commits after a version, in order.
-
-        Raises:
-            Gone: the log was cleaned in between.
-        """
-        version = after + 1
-        while True:
-            try:
-                text = self._files.read(self._commit_path(version))
-            except FileNotFoundError:
-                if not self._files.exists(self._commit_path(version - 1)):
-                    raise Gone(f"version {version} of '{self.spec.name}' was cleaned away") from None
-                return
-            yield _parse_commit(version, text)
-            version += 1
-
-    def versions_since(self, when: float) -> list[int]:
-        """The versions committed after a time (seconds since the epoch)."""
-        found = []
-        for file in self._files.files(self._log):
-            stem, _, suffix = file.name.partition(".")
-            if suffix == "json" and stem.isdigit() and file.modified >= when:
-                found.append(int(stem))
-        return sorted(found)
-
-    def _commit_path(self, version: int) -> str:
-        return f"{self._log}/{version:020d}.json"
-
     def transaction(self, name: str) -> int | None:
         """The value of an application transaction at the handle's version.
 
@@ -145,7 +123,7 @@ class Table:
         """
         version = self.version()
         try:
-            for commit in self.commits(self._transactions_at) if version > self._transactions_at else ():
+            for commit in self.commits.after(self._transactions_at) if version > self._transactions_at else ():
                 if commit.version > version:
                     break
                 self._transactions.update(commit.transactions)
@@ -156,38 +134,39 @@ class Table:
             self._transactions[name] = self.delta.transaction_version(name)
         return self._transactions[name]
 
-    def append(self, rows: pa.Table, transactions: Sequence[Transaction]) -> None:
+    def append(self, rows: pa.Table, transactions: Mapping[str, int], retired: Mapping[str, int] | None = None) -> None:
         """Append rows in one commit with its transactions.
+
+        Args:
+            retired: transactions that go with the next checkpoint; the others never expire.
 
         Raises:
             Raced: somebody else's commit conflicts; nothing was written.
         """
-        with _races(self._files.root):
-            write_deltalake(
-                self.delta,
-                rows,
-                mode="append",
-                writer_properties=WRITER_PROPERTIES,
-                post_commithook_properties=HOOKS,
-                commit_properties=CommitProperties(app_transactions=list(transactions), max_commit_retries=100),
-            )
+        self._write(rows, None, transactions, retired or {}, None)
 
-    def rewrite(self, rows: pa.Table, predicate: str | None, transactions: Sequence[Transaction], file_size: int) -> None:
+    def rewrite(self, rows: pa.Table, predicate: str | None, transactions: Mapping[str, int]) -> None:
         """Replace the rows that match `predicate` ("": all rows; None: no row) by `rows`, in one commit.
 
         Raises:
             Raced: somebody else's commit conflicts; nothing was written.
         """
+        self._write(rows, predicate, transactions, {}, self.file_bytes())
+
+    def _write(
+        self, rows: pa.Table, predicate: str | None, live: Mapping[str, int], retired: Mapping[str, int], file_bytes: int | None
+    ) -> None:
+        transactions = [Transaction(*one) for one in live.items()] + [Transaction(*one, 1) for one in retired.items()]
         with _races(self._files.root):
             write_deltalake(  # type: ignore[call-overload]  # the overloads know no computed mode
                 self.delta,
                 rows,
                 mode="append" if predicate is None else "overwrite",
                 predicate=predicate or None,
-                target_file_size=file_size,
-                writer_properties=WRITER_PROPERTIES,
-                post_commithook_properties=HOOKS,
-                commit_properties=CommitProperties(app_transactions=list(transactions), max_commit_retries=100),
+                target_file_size=file_bytes,
+                writer_properties=_PROPERTIES,
+                post_commithook_properties=_HOOKS,
+                commit_properties=CommitProperties(app_transactions=transactions, max_commit_retries=100),
             )
 
     def rows_since(self, version: int, until: int | None = None) -> pa.Table:
@@ -224,10 +203,6 @@ class Table:
         table = self.dataset().schema.empty_table()
         return table if columns is None else table.select(columns)
 
-    def _appended_after(self, version: int) -> list[str]:
-        """The files that appends after a version added; other commits rewrite rows, and carry no transaction."""
-        return [file for commit in self.commits(version) if commit.transactions for file in commit.files]
-
     def batches(self, where: ds.Expression | None = None) -> Iterator[pa.Table]:
         """All rows at the handle's version that match, in bounded pieces."""
         for piece in self._readable(where):
@@ -248,17 +223,35 @@ class Table:
         """All rows of one file of `dataset`."""
         whole = self.dataset()
         alone = ds.FileSystemDataset([fragment], whole.schema, whole.format, whole.filesystem)
-        pieces = dataset.readable(alone, self._files, self.spec.name, None)
-        return pa.concat_tables([piece.to_table() for piece in pieces]).cast(self.spec.schema)
+        return pa.concat_tables([piece.to_table() for piece in self._opened(alone, None)]).cast(self.spec.schema)
 
     def _readable(self, where: ds.Expression | None) -> Iterator[ds.Dataset]:
-        return dataset.readable(self.dataset(), self._files, self.spec.name, where)
+        return self._opened(self.dataset(), where)
+
+    def _opened(self, dataset: ds.FileSystemDataset, where: ds.Expression | None) -> Iterator[ds.Dataset]:
+        """The files that may hold rows that match, in pieces of bounded size which together are the whole.
+
+        Raises:
+            FileNotFoundError: one of an object store's files is gone.
+        """
+        if self._files.is_local:
+            yield dataset
+            return
+        matching = dataset.get_fragments(where)
+        while fragments := list(islice(matching, _FETCHED_AT_ONCE)):
+            contents = self._files.fetch([f"{self.spec.name}/{fragment.path}" for fragment in fragments])
+            opened = [
+                dataset.format.make_fragment(pa.BufferReader(content), partition_expression=fragment.partition_expression)
+                for fragment, content in zip(fragments, contents)
+            ]
+            yield ds.FileSystemDataset(opened, dataset.schema, dataset.format)
 
     def dataset(self) -> ds.FileSystemDataset:
         """The files of the handle's version, kept open between reads."""
         version = self.version()
         if self._dataset is None:
-            self._dataset = version, dataset.of(self.delta, self._files, self.spec.name)
+            root = self.uri if self._files.is_local else f"/{self.spec.name}"  # of an object store it only carries the names
+            self._dataset = version, self.delta.to_pyarrow_dataset(filesystem=SubTreeFileSystem(root, LocalFileSystem()))
         seen, known = self._dataset
         if seen != version:
             self._dataset = version, self._moved_on(known)
@@ -271,7 +264,7 @@ class Table:
         """
         known = {fragment.path: fragment for fragment in old.get_fragments()}
         files = self.files()
-        names = [name for name in ([self.spec.key] if self.spec.kind else _SEARCHED) if f"min.{name}" in files.column_names]
+        names = [name for name in self.spec.ranges if f"min.{name}" in files.column_names]
         fragments = []
         for row in files.select(["path", *(f"{end}.{name}" for name in names for end in ("min", "max"))]).to_pylist():
             fragment = known.get(row["path"])
@@ -286,15 +279,40 @@ class Table:
         """The live files with their statistics: path, size_bytes, num_records, min.<column>, max.<column>, …"""
         return pa.table(self.delta.get_add_actions(flatten=True))
 
+    def file_bytes(self) -> int:
+        """The size that its files should have, by what it holds."""
+        return max(self.spec.file_bytes, int(sum(self.files()["size_bytes"].to_pylist())) // FULL_FILES)
+
+    def is_due(self) -> bool:
+        """Whether it is time for a compaction."""
+        return self.version() % COMPACT_EVERY == 0
+
+    def compact(self) -> int:
+        """Merge small files; returns how many went into larger ones. A lost race is no error: the next time does it."""
+        self.update()
+        try:
+            return int(self.delta.optimize.compact(target_size=self.file_bytes(), writer_properties=_PROPERTIES)["numFilesRemoved"])
+        except CommitFailedError:
+            return 0
+
+    def clean_log(self) -> None:
+        """Remove the entries of the Delta log that are older than its retention and that a checkpoint stands for."""
+        with suppress(DeltaError, OSError):  # another process removes the same ones; the next time does the rest
+            self.delta.cleanup_metadata()
+
+    def outdated(self, keep_versions: list[int]) -> set[str]:
+        """The files that went out of use, but for those that these versions have."""
+        return set(self.delta.vacuum(0, dry_run=True, enforce_retention_duration=False, keep_versions=keep_versions))
+
     def named_since(self, version: int) -> set[str]:
         """The data files that a version, up to the handle's, names.
 
         Raises:
             Gone: the log was cleaned in between.
         """
-        return {*self.files()["path"].to_pylist(), *(file for commit in self.commits(version) for file in commit.removed)}
+        return {*self.files()["path"].to_pylist(), *(file for commit in self.commits.after(version) for file in commit.removed)}
 
-    def entries(self) -> Iterator[storage.File]:
+    def entries(self) -> Iterator[File]:
         """The files directly in the table's folder."""
         return self._files.files(self.spec.name)
 
@@ -314,7 +332,9 @@ class Table:
         """
         files, name = self.files(), f"max.{column}"
         if until is not None:
-            later = pa.array(self._appended_after(until), pa.string())
+            # appends alone carry transactions; other commits rewrite rows
+            appended = [file for commit in self.commits.after(until) if commit.transactions for file in commit.files]
+            later = pa.array(appended, pa.string())
             files = files.filter(pc.invert(pc.is_in(files["path"], later)))
         if name not in files.column_names or files.num_rows == 0:
             return 0
@@ -322,35 +342,13 @@ class Table:
 
     def sync_to_disk(self, after: int) -> None:
         """Make the commits after a version durable: delta-rs never fsyncs, and a journal must not go before its rows are down."""
-        self._files.make_durable(self._written(after), [self.spec.name, self._log])
-
-    def _written(self, after: int) -> Iterator[str]:
-        """The files of the commits after a version."""
-        newest = self.version()
-        few = newest - after <= _FEW_COMMITS
-        for version in range(after + 1, newest + 1) if few else filter(after.__lt__, self.versions_since(0)):
-            try:
-                text = self._files.read(self._commit_path(version))
-            except FileNotFoundError:
-                continue  # cleaned away meanwhile: a checkpoint holds it
-            yield from (f"{self.spec.name}/{file}" for file in _parse_commit(version, text).files)
-            yield self._commit_path(version)
+        self._files.make_durable(self.commits.written(after, self.version()), [self.spec.name, self.commits.folder])
 
 
 def _between(name: str, least: object, greatest: object) -> ds.Expression:
     if least is None or greatest is None:
         return pc.scalar(True)
     return (pc.field(name) >= least) & (pc.field(name) <= greatest)
-
-
-def transaction(name: str, version: int, retired: bool = False) -> Transaction:
-    """An application transaction; a retired one goes with the next checkpoint, a live one never expires."""
-    return Transaction(name, version, 1) if retired else Transaction(name, version)
-
-
-def quoted(texts: Iterable[str]) -> str:
-    """Texts as literals of a predicate's IN list."""
-    return ", ".join("'" + text.replace("'", "''") + "'" for text in texts)
 
 
 @contextmanager
@@ -363,20 +361,3 @@ def _races(root: str) -> Iterator[None]:
         if not is_foreign(error):
             raise
         raise explained(error, root) from error
-
-
-def _parse_commit(version: int, text: bytes) -> Commit:
-    transactions: dict[str, int] = {}
-    files: list[str] = []
-    removed: list[str] = []
-    adds_rows = False
-    for line in text.splitlines():
-        action = orjson.loads(line)
-        if "txn" in action:
-            transactions[action["txn"]["appId"]] = action["txn"]["version"]
-        elif "add" in action:
-            files.append(unquote(action["add"]["path"]))
-            adds_rows = adds_rows or action["add"].get("dataChange", True)
-        elif "remove" in action:
-            removed.append(unquote(action["remove"]["path"]))
-    return Commit(version, transactions, files, adds_rows, removed)

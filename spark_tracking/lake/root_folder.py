@@ -10,18 +10,17 @@ import uuid
 from pathlib import Path
 
 import orjson
-from deltalake import DeltaTable
-from deltalake.exceptions import TableNotFoundError
 
+from spark_tracking.delta import storage
+from spark_tracking.delta.folder import SET_ASIDE
+from spark_tracking.delta.table import Table, TableSpec
 from spark_tracking.errors import InvalidUri, LakeFormatError, LakeReadOnly
-from spark_tracking.lake import storage
-from spark_tracking.lake.log import Table
 from spark_tracking.lake.maintain import is_stray
-from spark_tracking.lake.tables import BY_NAME, FORMAT_VERSION, TableSpec
+from spark_tracking.lake.tables import BY_NAME, FORMAT_VERSION
 from spark_tracking.uri import LakeUri
 
 MARKER = "lake.json"
-_OURS = {*BY_NAME, "_journal", "artifacts", MARKER, "flush.lease", "lost+found", storage.SET_ASIDE}
+_OURS = {*BY_NAME, "_journal", "artifacts", MARKER, "flush.lease", "lost+found", SET_ASIDE}
 _UNNAMEABLE = re.compile(r"%[0-9A-Fa-f]{2}|[\\\[\]^|\x00-\x1f\x7f]")
 """What delta-rs decodes once more, takes for a slash, or fails on half-way."""
 _CLOUD_MOUNTS = ("s3fs", "rclone", "goofys", "geesefs", "blobfuse", "gcsfuse", "mountpoint-s3", "dbfs", "fuse.mount-s3")
@@ -145,10 +144,7 @@ def _in_the_way(files: storage.Storage, spec: TableSpec) -> list[str]:
         return [folder]
     if "_delta_log/" not in entries:
         return [f"{folder}/{name}" for name in entries]
-    try:
-        columns = {field.name for field in DeltaTable(f"{files.root}/{folder}").schema().fields}
-    except TableNotFoundError:  # its creation has only begun
-        columns = set(spec.schema.names)
-    if not columns.issuperset(spec.schema.names):
+    columns = Table.columns(files.root, spec)  # None: its creation has only begun
+    if columns is not None and not columns.issuperset(spec.schema.names):
         return [f"{folder}/, a Delta table with other columns"]
     return [f"{folder}/{name}" for name in entries if is_stray(name)]

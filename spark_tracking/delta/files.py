@@ -21,6 +21,7 @@ from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundErr
 from deltalake.fs import DeltaStorageHandler
 from deltalake.transaction import AddAction, RemoveAction
 
+from spark_tracking.delta.commit_log import Commit
 from spark_tracking.errors import InvalidState, NotFound
 
 # All overwrites of partitions share this application transaction, so that of two at once one fails instead of both adding rows.
@@ -30,12 +31,9 @@ _MISREAD = re.compile(r"[%#?\[\]\\^|\x00-\x1f]")
 
 @dataclass(frozen=True)
 class DataFile:
-    """One live file of a table.
+    """One live file of a table, its path relative to the root; `rows` is None where the log has no statistics.
 
     Attributes:
-        path: relative to the table's root.
-        size: bytes.
-        rows: row count, None where the log has no statistics.
         partition: partition column -> typed value.
         logged: the path as the log has it, URL-encoded.
     """
@@ -52,15 +50,9 @@ class Snapshot:
     """One version of a table.
 
     Attributes:
-        uri: path or URI of the table's root.
-        version: its version.
-        schema: Arrow schema, partition columns included.
-        partition_by: partition columns.
-        configuration: table properties.
         features: names of the table features that readers and writers must know.
         protocol: minimum reader and writer version.
         column_settings: names of the settings that columns carry (such as `delta.generationExpression`).
-        files: the live files.
         deleted_rows: whether files have deletion vectors.
     """
 
@@ -81,8 +73,6 @@ class NewFile:
     """A file that a worker wrote below the table's root, to be committed.
 
     Attributes:
-        path: relative to the root.
-        size: bytes.
         partition: partition column -> Delta's text for the value.
         stats: Delta's statistics as JSON text.
     """
@@ -124,11 +114,7 @@ def _table(uri: str, version: int | None = None) -> DeltaTable:
 
 
 def snapshot(uri: str, version: int | None = None) -> Snapshot:
-    """Read the log of a table.
-
-    Args:
-        uri: path or URI of the table's root.
-        version: None: the newest.
+    """A version of a table, by default the newest.
 
     Raises:
         NotFound: there is no table or no such version.
@@ -188,14 +174,14 @@ def changes(uri: str, after: int, upto: int) -> Changes:
     for version in range(after + 1, upto + 1):
         try:
             with log.open_input_stream(f"_delta_log/{version:020d}.json") as file:
-                actions = [json.loads(line) for line in file.read().splitlines() if line.strip()]
+                commit = Commit.parse(version, file.read())
         except FileNotFoundError as error:
             raise InvalidState(
                 f"The log of '{uri}' no longer has version {version}, so what came after version {after} cannot be told. Score the "
                 "whole table once (mode='overwrite', without since=)."
             ) from error
-        added.update({unquote(action["add"]["path"]): version for action in actions if action.get("add", {}).get("dataChange")})
-        removed = removed or any(action.get("remove", {}).get("dataChange") for action in actions)
+        added.update(dict.fromkeys(commit.added_rows, version))
+        removed = removed or commit.removes_rows
     return Changes(added, removed)
 
 

@@ -1,4 +1,4 @@
-"""A lake on an object store: Amazon S3 and what speaks its protocol, Azure Data Lake Storage Gen2, Google Cloud Storage.
+"""An object store: Amazon S3 and what speaks its protocol, Azure Data Lake Storage Gen2, Google Cloud Storage.
 
 `obstore` wraps the same Rust library as deltalake, so both find credentials and endpoints in the same environment variables
 (`AWS_*`, `AZURE_*`, `GOOGLE_*`: https://docs.rs/object_store). The store must be strongly consistent and know conditional
@@ -18,9 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from spark_tracking.delta.folder import SET_ASIDE, File
 from spark_tracking.errors import InvalidSetting, LakeError, LakeReadOnly, SparkTrackingError
-from spark_tracking.lake.object_journal import ObjectJournal
-from spark_tracking.lake.storage import SET_ASIDE, File
 from spark_tracking.masking import masked
 
 if TYPE_CHECKING:
@@ -35,12 +34,15 @@ LEASE_SECONDS = 10.0
 """A lease that has not changed hands for so long belongs to nobody: its holder was killed."""
 
 
-class ObjectStorage:
-    """See `lake.storage.Storage`."""
+class ObjectStore:
+    """A root on an object store, with the methods of `Folder`; what it raises is ours, but for FileNotFoundError.
 
-    patience = 2.0
-    syncs = False
+    Attributes:
+        kept: contents of objects that never change, for those who read them again and again; by path.
+    """
+
     is_local = False
+    patience = 2.0
 
     def __init__(self, root: str) -> None:
         try:
@@ -55,14 +57,11 @@ class ObjectStorage:
         self._api = obstore
         with self._asking():
             self._store = from_url(root, retry_config={"max_retries": 6, "retry_timeout": timedelta(seconds=60)})
-        self._contents: dict[str, bytes] = {}
+        self.kept: dict[str, bytes] = {}
         self._fetched: OrderedDict[str, pa.Buffer] = OrderedDict()
         self._fetching = threading.Lock()
         self._leading = threading.Lock()
         self._lease: tuple[str | None, float] = None, 0.0
-
-    def journal(self, sync: bool = True) -> ObjectJournal:
-        return ObjectJournal(self, self._contents)
 
     @contextmanager
     def leadership(self, wait: bool) -> Iterator[bool]:

@@ -17,14 +17,15 @@ from dataclasses import dataclass, field
 
 import pyarrow.compute as pc
 
-from spark_tracking.kinds.state import Entity, Stamp
-from spark_tracking.lake import storage
-from spark_tracking.lake.clock import Clock
-from spark_tracking.lake.columns import among, events_of, fold_blocks, fold_metric_rows, model_points
-from spark_tracking.lake.derived import DerivedTable
-from spark_tracking.lake.journal import writer_of
-from spark_tracking.lake.log import Commit, Gone, Table
-from spark_tracking.lake.record import PackedBlock, Record
+from spark_tracking.delta import storage
+from spark_tracking.delta.commit_log import Commit, Gone
+from spark_tracking.delta.table import Table
+from spark_tracking.kinds.state import Entity, Event, Stamp
+from spark_tracking.lake.derived_table import DerivedTable
+from spark_tracking.lake.journal import POINTS, writer_of
+from spark_tracking.lake.journal_record import Clock, PackedBlock, Record
+from spark_tracking.lake.journals import AnyJournal
+from spark_tracking.lake.log_rows import among, events_of, fold_blocks, fold_metric_rows, model_points
 from spark_tracking.lake.tables import DERIVED, EVENTS_LOG, METRICS_LOG
 
 Key = tuple[str, str]
@@ -113,7 +114,7 @@ class View:
         bases: the derived tables by kind.
     """
 
-    def __init__(self, root: str, journal: storage.AnyJournal, clock: Clock) -> None:
+    def __init__(self, root: str, journal: AnyJournal, clock: Clock) -> None:
         self._journal = journal
         self._clock = clock
         self.events = Table(root, EVENTS_LOG)
@@ -126,6 +127,7 @@ class View:
         self._whole: OrderedDict[Key, Whole] = OrderedDict()
         self._commits: dict[str, list[Commit]] = {name: [] for name in self.logs}
         self._taken: dict[str, dict[str, int]] = {name: {} for name in self.logs}  # by log and segment, what the log has
+        self._only_writes = False  # the last poll left points out
         self._patience, self._bases_seen = storage.of(root).patience, 0.0
         self.load()
 
@@ -157,15 +159,15 @@ class View:
         self._journal.forget()
         covered = {name: min(self.watermark(kind, name) for kind in self.bases) for name in self.logs}
         for name, log in self.logs.items():
-            self._commits[name] = [commit for commit in log.commits(covered[name]) if commit.version <= log.seen]
+            self._commits[name] = [commit for commit in log.commits.after(covered[name]) if commit.version <= log.seen]
         later = {name: {segment for commit in commits for segment in commit.transactions} for name, commits in self._commits.items()}
         for segment in self._journal.segments():
             flushed = {log.spec.name: log.transaction(segment) or 0 for log in self.logs.values()}
-            self._journal.follow(segment, min(flushed.values()))
+            self._journal.follow(segment, flushed[METRICS_LOG.name] if segment.endswith(POINTS) else min(flushed.values()))
             for name, position in flushed.items():
                 self._taken[name][segment] = position
                 if segment not in later[name]:
-                    self._commits[name].append(Commit(covered[name], {segment: position}, [], False))
+                    self._commits[name].append(Commit(covered[name], {segment: position}, [], []))
 
     def poll(self, points: bool = True) -> None:
         """See everything that any process had acknowledged when this was called.
@@ -173,8 +175,9 @@ class View:
         Args:
             points: metric points, too, and move on to newer derived tables and forget what they cover. A writer need not do so each time.
         """
-        if points and self._journal.left_out() > LEFT_OUT_BYTES:
+        if points and self._only_writes and self._journal.left_out() > LEFT_OUT_BYTES:
             raise Gone("more points were left out than a new beginning costs")
+        self._only_writes = not points
         self._read_journals(points)
         due = points or time.monotonic() - self._bases_seen > WRITERS_PATIENCE
         moved = due and self._update_bases()
@@ -218,15 +221,17 @@ class View:
         partial = self.tail.get(("run", run_id))
         return partial.blocks if partial else []
 
-    def models_measured_by(self, run_ids: Collection[str]) -> set[tuple[str, str]]:
-        """The logged models that these runs have points of, as (model id, run id)."""
-        if not run_ids:
-            return set()
+    def purging(self, kind: str, ids: Collection[str]) -> list[Event]:
+        """The events that delete things for good; of runs, also their points from the logged models that have some."""
+        events = [Event(kind, id, "purge", "", None) for id in ids]
+        if kind != "run" or not ids:
+            return events
         self.metrics.update()
-        where = among("run_id", list(run_ids)) & pc.field("model_id").is_valid()
+        where = among("run_id", list(ids)) & pc.field("model_id").is_valid()
         stored = self.metrics.select(where, ["model_id", "run_id"]).group_by(["model_id", "run_id"]).aggregate([])
-        recent = {(block.model_id, id) for id in run_ids for *_, block in self.tail_blocks(id) if block.model_id}
-        return recent.union(zip(stored["model_id"].to_pylist(), stored["run_id"].to_pylist()))
+        measured = {(block.model_id, id) for id in ids for *_, block in self.tail_blocks(id) if block.model_id}
+        measured.update(zip(stored["model_id"].to_pylist(), stored["run_id"].to_pylist()))
+        return events + [Event("logged_model", model, "purged_run", run, "") for model, run in measured]
 
     def _load_whole(self, kind: str, ids: Collection[str]) -> dict[str, Whole]:
         loaded: dict[str, Whole] = {}
@@ -287,20 +292,20 @@ class View:
             return moved
         self._bases_seen = time.monotonic()
         for base in self.bases.values():
-            if base.has_news(base.seen):
+            if base.commits.has_news(base.seen):
                 base.update()
                 moved = True
         return moved
 
     def _read_logs(self, points: bool = True) -> None:
         for name, log in self.logs.items():
-            if (log is self.metrics and not points) or not log.has_news(log.seen):
+            if (log is self.metrics and not points) or not log.commits.has_news(log.seen):
                 continue
             covered = min(self.watermark(kind, name) for kind in self.bases)
             if covered - log.seen > FAR_BEHIND:
                 raise Gone(f"'{name}' was left alone for {covered - log.seen} versions")
-            for commit in log.commits(log.seen):
-                if commit.adds_rows and not self._has_read(name, commit):
+            for commit in log.commits.after(log.seen):
+                if commit.added_rows and not self._has_read(name, commit):
                     if commit.version <= covered:
                         self._whole.clear()  # the derived tables have these rows, what is kept of them has not
                     else:
@@ -316,11 +321,10 @@ class View:
             return False
         for segment, position in commit.transactions.items():
             after = self._taken[log].get(segment, 0)
-            points = log == METRICS_LOG.name
-            if not self._journal.has_read(segment, after, position, points):
-                for name, record in self._journal.poll_segment(segment, points):
+            if not self._journal.has_read(segment, after, position):
+                for name, record in self._journal.poll_segment(segment):
                     self._fold_record(name, record)
-            if not self._journal.has_read(segment, after, position, points):
+            if not self._journal.has_read(segment, after, position):
                 return False
         return True
 
