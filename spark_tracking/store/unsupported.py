@@ -57,17 +57,28 @@ _MANY = re.compile(r"(?<!alia)(?<!detail)s$|_for_trace$")
 
 def answer(name: str) -> Method:
     """A method for MLflow's abstract method `name`, which a lake has no data for."""
+
+    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return _reply(name, [*args, *kwargs.values()])
+
+    method.__name__ = name
+    method.__doc__ = f"Of MLflow's interface; a lake has no data for it (see `{__name__}`)."
+    return method
+
+
+def _reply(name: str, arguments: list[Any]) -> Any:
     if name.startswith("get_or_create") or not name.startswith(_READS):
-        return _refusal(name)
+        raise not_kept(name)
     if name in ("search_traces", "_load_dataset_records"):
-        return _reply(name, lambda: ([], None))
+        return [], None
     if name.startswith("sum_"):
-        return _reply(name, lambda: 0.0)
+        return 0.0
     if name == "calculate_trace_filter_correlation":
-        return _reply(name, _no_correlation)
+        return _no_correlation()
     if name.startswith("get_") and not _MANY.search(name):
-        return _absence(name)
-    return _reply(name, lambda: PagedList([], None))
+        what = name.removeprefix("get_").removesuffix("_info").replace("_", " ").capitalize()
+        raise not_found(f"{what} {', '.join(map(repr, arguments))} not found: a lake keeps none.")
+    return PagedList([], None)
 
 
 def fill(store: type, base: type, parts: Sequence[type[Things[Any]]], inherited: frozenset[str], further: tuple[str, ...] = ()) -> None:
@@ -114,36 +125,6 @@ def not_kept(name: str) -> MlflowException:
     feature, instead = next(matching, (f"'{name}'", "use"))
     are = "are" if feature.endswith("s") else "is"
     return NotKept(f"{feature} {are} not kept in a lake: '{name}' does nothing here. Instead, {instead} {_SQL_SERVER}.")
-
-
-def _refusal(name: str) -> Method:
-    def refuse(self: Any, *args: Any, **kwargs: Any) -> Any:
-        raise not_kept(name)
-
-    return _named(name, refuse)
-
-
-def _reply(name: str, make: Callable[[], Any]) -> Method:
-    def reply(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return make()
-
-    return _named(name, reply)
-
-
-def _absence(name: str) -> Method:
-    what = name.removeprefix("get_").removesuffix("_info").replace("_", " ").capitalize()
-
-    def absent(self: Any, *args: Any, **kwargs: Any) -> Any:
-        which = ", ".join(map(repr, [*args, *kwargs.values()]))
-        raise not_found(f"{what} {which} not found: a lake keeps none.")
-
-    return _named(name, absent)
-
-
-def _named(name: str, method: Method) -> Method:
-    method.__name__ = name
-    method.__doc__ = f"Of MLflow's interface; a lake has no data for it (see `{__name__}`)."
-    return method
 
 
 def _no_correlation() -> Any:
