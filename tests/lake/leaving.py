@@ -111,7 +111,7 @@ def fork(times: int) -> None:
     """Return in each of so many children, a few at a time; the parent leaves."""
     import importlib
 
-    for name in ("datafusion", "deltalake", "pandas", "pyarrow.dataset", "spark_tracking.lake.query", "spark_tracking.store.tracking"):
+    for name in ("datafusion", "deltalake", "pandas", "pyarrow.dataset", "spark_tracking.delta.query", "spark_tracking.store.tracking"):
         importlib.import_module(name)
     codes: list[int] = []
     running: set[int] = set()
