@@ -93,11 +93,7 @@ class CommitLog:
         return not self._files.is_newest(self.folder, version)
 
     def after(self, version: int) -> Iterator[Commit]:
-        """The commits after a version, in order.
-
-        Raises:
-            Gone: the log was cleaned in between.
-        """
+        """The commits after a version, in order. Raises Gone: the log was cleaned in between."""
         while True:
             version += 1
             try:

@@ -202,11 +202,7 @@ def transaction_version(uri: str, app_id: str) -> int | None:
 
 
 def create(uri: str, schema: pa.Schema, partition_by: Sequence[str]) -> None:
-    """Make an empty table; if it exists, nothing happens.
-
-    Raises:
-        InvalidState: it cannot be made there.
-    """
+    """Make an empty table; if it exists, nothing happens. Raises InvalidState: it cannot be made there."""
     try:
         DeltaTable.create(uri, schema=Schema.from_arrow(schema), partition_by=list(partition_by), mode="ignore")
     except (DeltaError, OSError) as error:
@@ -303,11 +299,7 @@ def partition_texts(values: Mapping[str, Any]) -> dict[str, str | None]:
 
 
 def history(uri: str, limit: int | None = None) -> list[dict[str, Any]]:
-    """A table's commits, newest first.
-
-    Raises:
-        NotFound: there is no table.
-    """
+    """A table's commits, newest first. Raises NotFound: there is no table."""
     try:
         return _table(uri).history(limit)
     except TableNotFoundError as error:

@@ -45,11 +45,7 @@ class Query:
 
     @classmethod
     def at_version(cls, uri: str, version: int) -> Query:
-        """A Delta table at a version of it.
-
-        Raises:
-            NotFound: there is none any more, or not yet.
-        """
+        """A Delta table at a version of it. Raises NotFound: there is none any more, or not yet."""
         try:
             return cls.of(DeltaTable(uri, version=version))
         except (DeltaError, OSError) as error:

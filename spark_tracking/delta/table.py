@@ -305,11 +305,7 @@ class Table:
         return set(self.delta.vacuum(0, dry_run=True, enforce_retention_duration=False, keep_versions=keep_versions))
 
     def named_since(self, version: int) -> set[str]:
-        """The data files that a version, up to the handle's, names.
-
-        Raises:
-            Gone: the log was cleaned in between.
-        """
+        """The data files that a version, up to the handle's, names. Raises Gone: the log was cleaned in between."""
         return {*self.files()["path"].to_pylist(), *(file for commit in self.commits.after(version) for file in commit.removed)}
 
     def entries(self) -> Iterator[File]:

@@ -54,11 +54,7 @@ class Report:
 
 
 def check(files: Storage, look: Callable[[], View]) -> Report:
-    """Check the lake as of now. Writers may go on meanwhile.
-
-    Args:
-        look: a view that has seen everything up to now.
-    """
+    """Check the lake as of now. Writers may go on meanwhile. `look`: a view that has seen everything up to now."""
     report = Report()
     try:
         _check(files, look, report)

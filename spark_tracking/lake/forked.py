@@ -39,11 +39,7 @@ class Forked:
         journal.forked()
 
     def _ask(self, call: str, *arguments: Any, **named: Any) -> Any:
-        """The answer to one question.
-
-        Raises:
-            LakeError: the helper failed, or is gone.
-        """
+        """The answer to one question. Raises LakeError: the helper failed, or is gone."""
         with self._lock:
             if self._helper is None:
                 command = [sys.executable, "-m", "spark_tracking.lake.helper", self._root]

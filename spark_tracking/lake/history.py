@@ -27,11 +27,7 @@ if TYPE_CHECKING:
 
 
 def at_version(root: str, spec: TableSpec, version: int) -> Query:
-    """A table at one of its Delta versions.
-
-    Raises:
-        NotFound: the version does not exist, or is older than the table's history.
-    """
+    """A table at one of its Delta versions. Raises NotFound: the version does not exist, or is older than the table's history."""
     from spark_tracking.delta.query import Query
 
     try:
@@ -57,11 +53,7 @@ def whole_log(files: Storage, spec: TableSpec, flush: Callable[[], object]) -> Q
 
 
 def clock_after(when: datetime) -> int:
-    """The first clock (`hlc`) behind a time; one without a zone is UTC.
-
-    Raises:
-        InvalidInput: `when` is not a time.
-    """
+    """The first clock (`hlc`) behind a time; one without a zone is UTC. Raises InvalidInput: `when` is not a time."""
     if not isinstance(when, datetime):
         raise InvalidInput(f"as_of='{when}' is not a time; give a datetime.datetime.")
     when = when if when.tzinfo else when.replace(tzinfo=timezone.utc)

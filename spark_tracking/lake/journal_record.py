@@ -118,11 +118,7 @@ class Record:
 
 
 def _pack(message: object) -> bytes:
-    """msgpack of a message.
-
-    Raises:
-        InvalidInput: a text in it cannot be stored.
-    """
+    """msgpack of a message. Raises InvalidInput: a text in it cannot be stored."""
     try:
         packed: bytes = msgpack.packb(message)
         return packed

@@ -61,11 +61,7 @@ class Names(Table):
 
 
 def insist(attempt: Callable[[], bool]) -> None:
-    """Try to take or free names until it was done.
-
-    Raises:
-        LakeError: others were first, time and again.
-    """
+    """Try to take or free names until it was done. Raises LakeError: others were first, time and again."""
     for number in range(_ATTEMPTS):
         if attempt():
             return

@@ -40,11 +40,7 @@ class Refresher:
         self.tables = [DerivedTable(root, spec) for spec in sorted(DERIVED, key=lambda s: s.kind == "run")]
 
     def refresh(self) -> int:
-        """Fold all that the logs have; returns how many rows changed.
-
-        Raises:
-            Unavailable: others went on refreshing first.
-        """
+        """Fold all that the logs have; returns how many rows changed. Raises Unavailable: others went on refreshing first."""
         return self._insist(self._refresh)
 
     def rebuild(self) -> int:

@@ -76,11 +76,7 @@ BY_KIND = {spec.kind: spec for spec in DERIVED}
 
 
 def spec_of(table: str) -> TableSpec:
-    """What the table of this name is.
-
-    Raises:
-        NotFound: there is none.
-    """
+    """What the table of this name is. Raises NotFound: there is none."""
     if table not in BY_NAME:
         raise NotFound(f"A lake has no table '{table}'. It has: {', '.join(BY_NAME)}.")
     return BY_NAME[table]

@@ -55,11 +55,7 @@ class Upkeep:
         self.__dict__.pop("refresher", None)
 
     def settle(self, unless: Callable[[], bool] | None = None) -> int:
-        """Flush and refresh, now; returns how many rows changed.
-
-        Args:
-            unless: whether another who had the lock before has done it.
-        """
+        """Flush and refresh, now; returns how many rows changed. `unless`: whether another who had the lock before has done it."""
         with self._files.leadership(wait=True):
             if unless is not None and unless():
                 return 0

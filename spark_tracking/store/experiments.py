@@ -26,11 +26,7 @@ _INSTEAD = "Run that demo on an MLflow server with an SQL backend; for an experi
 
 
 class Experiments(Things[Experiment]):
-    """Experiments.
-
-    Args:
-        artifact_root: where their artifacts go by default.
-    """
+    """Experiments. `artifact_root`: where their artifacts go by default."""
 
     kind = EXPERIMENT
     missing = "No Experiment with id={} exists"
@@ -170,11 +166,7 @@ class Experiments(Things[Experiment]):
 
 
 def check_max_results(max_results: int | None, optional: bool = False) -> None:
-    """Refuse a page size that MLflow's SQL store refuses.
-
-    Raises:
-        MlflowException: it is not a positive number, or above 50,000.
-    """
+    """Refuse a page size that MLflow's SQL store refuses. Raises MlflowException: it is not a positive number, or above 50,000."""
     if max_results is None and optional:
         return
     prefix = f"Invalid value {max_results} for parameter 'max_results' supplied. It must be"

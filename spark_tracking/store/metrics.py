@@ -122,11 +122,7 @@ class Metrics(Things[Metric]):
 
 
 def _batch_events(run: Entity, params: Sequence[Param], tags: Sequence[RunTag]) -> list[Event]:
-    """The events of a validated batch.
-
-    Raises:
-        MlflowException: a param has another value already, or none.
-    """
+    """The events of a validated batch. Raises MlflowException: a param has another value already, or none."""
     if not params:
         return tag_events(run.id, tags)
     old = run.items("param")

@@ -257,10 +257,6 @@ class ModelVersions(Things[ModelVersion]):
 
 
 def _number(version: int | str) -> int:
-    """The number of a version.
-
-    Raises:
-        MlflowException: it is none.
-    """
+    """The number of a version. Raises MlflowException: it is none."""
     validation._validate_model_version(version)
     return int(version)

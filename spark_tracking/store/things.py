@@ -75,22 +75,14 @@ class Things(Generic[T]):
         raise NotImplementedError
 
     def find(self, id: str, points: bool = True) -> Entity:
-        """The thing of an id, deleted or not.
-
-        Raises:
-            MlflowException: there is none (RESOURCE_DOES_NOT_EXIST).
-        """
+        """The thing of an id, deleted or not. Raises MlflowException: there is none (RESOURCE_DOES_NOT_EXIST)."""
         found = self.lake.get(self.kind.name, id, points)
         if found is None:
             raise not_found(self.missing.format(id))
         return found
 
     def active(self, id: str) -> Entity:
-        """The thing of an id, not in the trash; its metrics may be old.
-
-        Raises:
-            MlflowException: there is none, or it is in the trash.
-        """
+        """The thing of an id, not in the trash; its metrics may be old. Raises MlflowException: there is none, or it is in the trash."""
         found = self.find(id, points=False)
         if found.deleted:
             raise invalid(f"The {self.kind.name} {found.id} must be in the 'active' state. Current state is deleted.")
@@ -183,11 +175,7 @@ def require_at_most(threshold: int, max_results: int) -> None:
 
 
 def offset_of(page_token: str | None) -> int:
-    """Where a page begins.
-
-    Raises:
-        MlflowException: the token is none that a page of ours ended with (INVALID_PARAMETER_VALUE).
-    """
+    """Where a page begins. Raises MlflowException: the token is none that a page of ours ended with (INVALID_PARAMETER_VALUE)."""
     try:
         offset = SearchUtils.parse_start_offset_from_page_token(page_token)
     except MlflowException:
@@ -198,11 +186,7 @@ def offset_of(page_token: str | None) -> int:
 
 
 def valid_offset(offset: object) -> int:
-    """An offset that a page token holds.
-
-    Raises:
-        MlflowException: it is no count of rows (INVALID_PARAMETER_VALUE).
-    """
+    """An offset that a page token holds. Raises MlflowException: it is no count of rows (INVALID_PARAMETER_VALUE)."""
     if not isinstance(offset, int) or isinstance(offset, bool) or not 0 <= offset < 1 << 63:
         raise invalid(f"Invalid page token: its offset is {offset!r:.40}. Expected a token that the last page came with.")
     return offset
@@ -219,11 +203,7 @@ def not_found(message: str) -> MlflowException:
 
 
 def check_time(name: str, milliseconds: float | None) -> int | None:
-    """A time in ms that tables can hold.
-
-    Raises:
-        MlflowException: it lies after the year 9999, as nanoseconds taken for milliseconds do.
-    """
+    """A time in ms that tables can hold. Raises MlflowException: it lies after the year 9999, as nanoseconds taken for milliseconds do."""
     if milliseconds is not None and abs(milliseconds) > MAX_TIME:
         raise invalid(f"Invalid value {milliseconds} for '{name}': expected milliseconds since the epoch, at most {MAX_TIME} (year 9999).")
     return None if milliseconds is None else int(milliseconds)

@@ -238,11 +238,7 @@ def _own_folder(root: str, entity: Entity, experiment: Entity | None) -> tuple[s
 
 
 def _path(below: str, lake: Lake) -> str:
-    """The path below the artifact root that a location's URI means.
-
-    Raises:
-        OSError: it leads out of it.
-    """
+    """The path below the artifact root that a location's URI means. Raises OSError: it leads out of it."""
     path = unquote(below) if lake.uri.is_local else below
     if any(part in ("", ".", "..") for part in path.split("/")[1:]) or "\0" in path:
         raise OSError(f"'{below}' is no plain path below the lake's artifacts")
