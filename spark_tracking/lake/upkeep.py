@@ -29,7 +29,7 @@ class Upkeep:
         background: the thread, from the first write on until `close`.
 
     Args:
-        journal: the process's own, whose `lock` serialises appends.
+        lock: serialises appends to the process's own journal.
         vacuum: removes files that went out of use long ago; called now and then.
     """
 
