@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
+N = TypeVar("N", int, float)
 
 
 @dataclass(frozen=True)
@@ -28,19 +29,14 @@ class Setting(Generic[T]):
     reason: str
 
     def get(self, environ: Mapping[str, str] | None = None) -> T:
-        """The value now; an empty variable counts as unset.
-
-        Args:
-            environ: where to look instead of the process's environment.
+        """The value now, in the process's environment or another; an empty variable counts as unset.
 
         Raises:
             InvalidSetting: the variable's text does not parse.
         """
         text = (os.environ if environ is None else environ).get(self.name, "").strip()
-        if not text:
-            return self.default
         try:
-            return self.parse(text)
+            return self.parse(text) if text else self.default
         except ValueError as error:
             from spark_tracking.errors import InvalidSetting  # only here: it imports MLflow, which takes seconds
 
@@ -73,25 +69,14 @@ def temporary_variables(variables: Mapping[str, str]) -> Iterator[None]:
                 _before.clear()
 
 
-def _positive(text: str) -> float:
-    number = float(text)
-    if not number > 0:
-        raise ValueError("expected a number above 0")
-    return number
+def _number(kind: Callable[[str], N], least: N, expected: str) -> Callable[[str], N]:
+    def parse(text: str) -> N:
+        number = kind(text)
+        if not number >= least:  # nor is NaN
+            raise ValueError(f"expected {expected}")
+        return number
 
-
-def _count(text: str) -> int:
-    number = int(text)
-    if number < 0:
-        raise ValueError("expected a whole number, 0 or more")
-    return number
-
-
-def _above_zero(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise ValueError("expected a whole number, 1 or more")
-    return number
+    return parse
 
 
 def _flag(text: str) -> bool:
@@ -100,6 +85,15 @@ def _flag(text: str) -> bool:
     if text.lower() in ("0", "false", "no", "off"):
         return False
     raise ValueError("expected true or false")
+
+
+_positive = _number(float, 5e-324, "a number above 0")
+_count = _number(int, 0, "a whole number, 0 or more")
+_above_zero = _number(int, 1, "a whole number, 1 or more")
+
+
+def _text(name: str, reason: str) -> Setting[str]:
+    return Setting(f"SPARK_TRACKING_{name}", "", str, reason)
 
 
 FLUSH_SECONDS = Setting(
@@ -112,9 +106,7 @@ DURABLE = Setting(
 RETENTION_DAYS = Setting(
     "SPARK_TRACKING_RETENTION_DAYS", 30.0, _positive, "how long deleted runs, experiments and models can be restored, in days"
 )
-EXPERIMENT = Setting(
-    "SPARK_TRACKING_EXPERIMENT", "", str, "the experiment of processes that name none; may hold {user}, {job}, {notebook}, {cluster}"
-)
+EXPERIMENT = _text("EXPERIMENT", "the experiment of processes that name none; may hold {user}, {job}, {notebook}, {cluster}")
 TAGS = Setting(
     "SPARK_TRACKING_TAGS",
     None,
@@ -131,27 +123,23 @@ FOREIGN_FILES = Setting(
     "SPARK_TRACKING_FOREIGN_FILES", False, _flag, "whether Delta tables of others may name files outside their folder, as shallow clones do"
 )
 
-# What a cluster start reads (`spark_tracking.destination`), beside EXPERIMENT.
-URI = Setting("SPARK_TRACKING_URI", "", str, "the one server that this cluster tracks to")
-REGISTRY_URI = Setting("SPARK_TRACKING_REGISTRY_URI", "", str, "the model registry, where it is not the tracking server")
-AZURE_SUBSCRIPTION = Setting("SPARK_TRACKING_AZURE_SUBSCRIPTION", "", str, "the subscription id of an Azure ML workspace")
-AZURE_RESOURCE_GROUP = Setting("SPARK_TRACKING_AZURE_RESOURCE_GROUP", "", str, "the resource group of an Azure ML workspace")
-AZURE_WORKSPACE = Setting("SPARK_TRACKING_AZURE_WORKSPACE", "", str, "the name of an Azure ML workspace")
-AZURE_REGION = Setting("SPARK_TRACKING_AZURE_REGION", "", str, "the region of an Azure ML workspace; found by one call where it is missing")
-AZURE_CONFIG = Setting(
-    "SPARK_TRACKING_AZURE_CONFIG", "", str, "the path of an Azure ML workspace's config.json, instead of the three before"
-)
-PACKAGE = Setting("SPARK_TRACKING_PACKAGE", "", str, "what the init script installs: a requirement, or a wheel's path, with extras")
-PYTHON = Setting("SPARK_TRACKING_PYTHON", "", str, "the Python that the init script installs into, where it is not the platform's own")
+# What a cluster start reads (`spark_tracking.cluster.settings`), beside EXPERIMENT.
+URI = _text("URI", "the one server that this cluster tracks to")
+REGISTRY_URI = _text("REGISTRY_URI", "the model registry, where it is not the tracking server")
+AZURE_SUBSCRIPTION = _text("AZURE_SUBSCRIPTION", "the subscription id of an Azure ML workspace")
+AZURE_RESOURCE_GROUP = _text("AZURE_RESOURCE_GROUP", "the resource group of an Azure ML workspace")
+AZURE_WORKSPACE = _text("AZURE_WORKSPACE", "the name of an Azure ML workspace")
+AZURE_REGION = _text("AZURE_REGION", "the region of an Azure ML workspace; found by one call where it is missing")
+AZURE_CONFIG = _text("AZURE_CONFIG", "the path of an Azure ML workspace's config.json, instead of the three before")
+PACKAGE = _text("PACKAGE", "what the init script installs: a requirement, or a wheel's path, with extras")
+PYTHON = _text("PYTHON", "the Python that the init script installs into, where it is not the platform's own")
 STRICT = Setting(
     "SPARK_TRACKING_STRICT", False, _flag, "whether wrong settings fail the cluster's start instead of leaving tracking as it was"
 )
-INIT_ROOT = Setting("SPARK_TRACKING_INIT_ROOT", "", str, "a folder that the init script takes for / (for a trial run)")
+INIT_ROOT = _text("INIT_ROOT", "a folder that the init script takes for / (for a trial run)")
 # What the start leaves behind for the processes of the cluster.
-CONFIGURED = Setting(
-    "SPARK_TRACKING_CONFIGURED", "", str, "written by the init script: which state of the settings this process was started with"
-)
-ENV_FILE = Setting("SPARK_TRACKING_ENV_FILE", "", str, "written by the init script: the file that holds the settings")
-PROBLEM = Setting("SPARK_TRACKING_PROBLEM", "", str, "written by the init script: why tracking was left as it was")
+CONFIGURED = _text("CONFIGURED", "written by the init script: which state of the settings this process was started with")
+ENV_FILE = _text("ENV_FILE", "written by the init script: the file that holds the settings")
+PROBLEM = _text("PROBLEM", "written by the init script: why tracking was left as it was")
 
 ALL: tuple[Setting[object], ...] = tuple(value for value in list(globals().values()) if isinstance(value, Setting))

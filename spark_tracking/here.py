@@ -7,8 +7,8 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from spark_tracking.address import Address, LakeUri
 from spark_tracking.masking import masked
-from spark_tracking.uri import OBJECT_STORES, LakeUri, absolute
 
 # Where MLflow, its plug-ins, database drivers and Delta look for credentials.
 _CREDENTIALS = ("MLFLOW_TRACKING_", "DATABRICKS_", "AZURE_", "AWS_", "GOOGLE_", "PGPASS", "PGSSL")
@@ -41,10 +41,10 @@ def active_tracking_uri() -> str:
 
     if not (mlflow.is_tracking_uri_set() or is_in_databricks_runtime()):
         raise InvalidInput("No tracking server was named. Pass tracking_uri=, call mlflow.set_tracking_uri, or set MLFLOW_TRACKING_URI.")
-    uri = str(mlflow.get_tracking_uri())
-    if uri.split(":", 1)[0].lower() in OBJECT_STORES and ":" in uri:
-        raise InvalidUri(f"MLflow cannot track to '{masked(uri, uri)}'. The tracking URI of a lake there is '{LakeUri.parse(uri)}'.")
-    return uri
+    address = Address.of(str(mlflow.get_tracking_uri()))
+    if address.kind == "store":
+        raise InvalidUri(f"MLflow cannot track to '{address.shown}'. The tracking URI of a lake there is '{LakeUri.parse(address.uri)}'.")
+    return address.uri
 
 
 def chosen_experiment(environ: Mapping[str, str] | None = None) -> Chosen | None:
@@ -108,8 +108,14 @@ def warn_where_spark_reads_another() -> None:
 
     if _read_by_spark is None or not mlflow.is_tracking_uri_set():
         return
-    now = absolute(mlflow.get_tracking_uri())
-    if now != _read_by_spark and (now, _read_by_spark) not in _warned:
-        _warned.add((now, _read_by_spark))
-        text = f"Spark still reads {masked(_read_by_spark, _read_by_spark)}, as spark_tracking.use(spark) said. Call it again to follow."
-        warnings.warn(text, stacklevel=2)
+    if (now := Address.of(mlflow.get_tracking_uri())).absolute != _read_by_spark:
+        shown = Address.of(_read_by_spark).shown
+        warn_once(f"Spark still reads {shown}, as spark_tracking.use(spark) said. Call it again to follow.", about=now.uri)
+
+
+def warn_once(message: str, about: str = "") -> None:
+    """Warn of something, for each `about` once in a process, without what may be a secret."""
+    message = masked(message)
+    if (message, about) not in _warned:
+        _warned.add((message, about))
+        warnings.warn(message, stacklevel=2)

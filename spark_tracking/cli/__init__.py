@@ -13,18 +13,16 @@ from spark_tracking import __version__
 from spark_tracking.extras import sentence
 from spark_tracking.masking import masked
 
-_HOMES = {  # those whose module is not there yet are not shown
-    "demo": ("spark_tracking.cli.demo:demo", "Train, register and score on real data, in one go."),
-    "lake": ("spark_tracking.cli.lake:lake", "Make, inspect and maintain a lake."),
-    "runs": ("spark_tracking.cli.runs:runs", "Delete runs together with what they started."),
-    "score": ("spark_tracking.cli.score:score", "Score a Delta table with a model into another one."),
-    "ui": ("spark_tracking.cli.ui:ui", "Serve MLflow's web UI on a lake, and say where it shows the runs."),
-    "sync": ("spark_tracking.cli.sync:sync", "Mirror a tracking server into a lake, or a lake into a server."),
-    "cluster": ("spark_tracking.cli.cluster:cluster", "Write the files that set up a Spark cluster."),
-    "doctor": ("spark_tracking.cli.doctor:doctor", "Tell what of this environment works, and what to do about the rest."),
+_COMMANDS = {  # each in the module of its name
+    "demo": "Train, register and score on real data, in one go.",
+    "lake": "Make, inspect and maintain a lake.",
+    "runs": "Delete runs together with what they started.",
+    "score": "Score a Delta table with a model into another one.",
+    "ui": "Serve MLflow's web UI on a lake, and say where it shows the runs.",
+    "sync": "Mirror a tracking server into a lake, or a lake into a server.",
+    "cluster": "Write the files that set up a Spark cluster.",
+    "doctor": "Tell what of this environment works, and what to do about the rest.",
 }
-
-
 _BAD_INPUT = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS")
 
 
@@ -34,26 +32,14 @@ class _BadInput(click.ClickException):
     exit_code = 2
 
 
-def _failure(error: Any) -> click.ClickException:
-    """How a command ends on an error of MLflow's kind, as ours are: 2 for bad input, 1 for what was tried and failed."""
-    from spark_tracking.errors import LakeFormatError
-
-    bad = error.error_code in _BAD_INPUT or isinstance(error, LakeFormatError)
-    return (_BadInput if bad else click.ClickException)(masked(str(error.message)))
-
-
 class _LazyGroup(click.Group):
     """Knows its commands by name, so that `--help` and one command never import another one's libraries."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return [name for name, (home, _) in _HOMES.items() if find_spec(home.partition(":")[0])]
+        return list(_COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in self.list_commands(ctx):
-            return None
-        module, _, attribute = _HOMES[cmd_name][0].partition(":")
-        command: click.Command = getattr(import_module(module), attribute)
-        return command
+        return getattr(import_module(f"spark_tracking.cli.{cmd_name}"), cmd_name) if cmd_name in _COMMANDS else None
 
     def invoke(self, ctx: click.Context) -> Any:
         """Our errors, MLflow's and missing packages are for the user to read: one message, the exit code by one rule, no traceback."""
@@ -71,11 +57,14 @@ class _LazyGroup(click.Group):
             mlflow = sys.modules.get("mlflow.exceptions")
             if mlflow is None or not isinstance(error, mlflow.MlflowException):
                 raise
-            raise _failure(error) from error
+            from spark_tracking.errors import LakeFormatError
+
+            bad = error.error_code in _BAD_INPUT or isinstance(error, LakeFormatError)
+            raise (_BadInput if bad else click.ClickException)(masked(str(error.message))) from error
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl([(name, _HOMES[name][1]) for name in self.list_commands(ctx)])
+            formatter.write_dl(list(_COMMANDS.items()))
 
 
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
 if TYPE_CHECKING:
     from spark_tracking.cluster.platforms import Settings
-
-Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 @click.group()
@@ -32,7 +29,7 @@ def cluster() -> None:
     """
 
 
-def _settings_options(command: Command) -> Command:
+def _settings_options(command: Any) -> Any:
     for option in (
         click.option("--uri", help="The tracking server: databricks, http(s)://…, delta+abfss://…, azureml://…"),
         click.option("--registry-uri", help="The model registry, if it is another server."),
@@ -81,13 +78,11 @@ def configuration(platform: str, **options: Any) -> None:
     from spark_tracking.cluster import platforms
 
     settings = _settings(options)
-    if platform == "databricks":
-        click.echo(json.dumps(platforms.databricks_cluster(settings), indent=2))
-    elif platform == "emr":
-        click.echo(json.dumps(platforms.emr_configurations(settings), indent=2))
+    documents = {"databricks": platforms.databricks_cluster, "emr": platforms.emr_configurations}
+    if platform in documents:
+        click.echo(json.dumps(documents[platform](settings), indent=2))
     else:
-        for name, value in platforms.spark_properties(settings).items():
-            click.echo(f"{name} {value}")
+        click.echo("\n".join(f"{name} {value}" for name, value in platforms.spark_properties(settings).items()))
 
 
 @cluster.command()
@@ -102,9 +97,9 @@ def env(form: str, **options: Any) -> None:
     Example:
       eval "$(spark-tracking cluster env --uri delta:///shared/lake --experiment 'team/{user}')"
     """
-    from spark_tracking.cluster.environment import exports, resolve
+    from spark_tracking.cluster.environment import exports, plan_for
 
-    plan = resolve({**os.environ, **_settings(options).variables})
+    plan = plan_for({**os.environ, **_settings(options).variables})
     for note in plan.notes:
         click.echo(f"note: {note}", err=True)
     if form == "shell":
@@ -133,14 +128,9 @@ def _settings(options: dict[str, Any]) -> Settings:
 
     left_behind = (config.CONFIGURED.name, config.ENV_FILE.name, config.PROBLEM.name)
     variables = {name: text for name, text in os.environ.items() if name.startswith("SPARK_TRACKING_") and name not in left_behind}
-    given = {
-        config.URI.name: options["uri"],
-        config.REGISTRY_URI.name: options["registry_uri"],
-        config.EXPERIMENT.name: options["experiment"],
-        config.PACKAGE.name: options["package"],
-        config.STRICT.name: None if options["strict"] is None else str(options["strict"]).lower(),
-    }
-    variables |= {name: text for name, text in given.items() if text is not None}
+    for option in ("uri", "registry_uri", "experiment", "package", "strict"):
+        if (value := options[option]) is not None:
+            variables[f"SPARK_TRACKING_{option.upper()}"] = str(value).lower() if option == "strict" else value
     return Settings({**variables, **_pairs(options["more"])}, _pairs(options["secrets"]), options["init_script"])
 
 

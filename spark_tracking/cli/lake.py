@@ -9,8 +9,8 @@ from datetime import timedelta
 import click
 import orjson
 
+from spark_tracking.address import LakeUri
 from spark_tracking.lake import Lake, root_folder
-from spark_tracking.uri import LakeUri
 
 
 @click.group()
@@ -52,8 +52,7 @@ def info(path: str, as_json: bool) -> None:
     if as_json:
         click.echo(orjson.dumps([asdict(table) for table in tables], option=orjson.OPT_INDENT_2))
         return
-    click.echo(f"{LakeUri.parse(path)}\n")
-    click.echo(f"{'table':<26}{'rows':>12}{'files':>8}{'MB':>10}{'version':>9}")
+    click.echo(f"{LakeUri.parse(path)}\n\n{'table':<26}{'rows':>12}{'files':>8}{'MB':>10}{'version':>9}")
     for t in tables:
         click.echo(f"{t.name:<26}{t.rows:>12,}{t.files:>8,}{t.size / 1e6:>10.1f}{t.version:>9}")
 

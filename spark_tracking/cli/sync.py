@@ -46,14 +46,23 @@ def sync(source: str, target: str, every: float | None, as_json: bool, quiet: bo
       spark-tracking sync databricks ./lake --experiment /Users/me/churn --follow 300 --requests-per-second 5
     """
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # one bar for each file, of MLflow's
+    from tqdm import tqdm
+
     from spark_tracking.mirror import follow, sync
 
-    with _Progress(quiet or as_json or not sys.stderr.isatty()) as progress:
-        arguments = {**options, "progress": progress}
+    with tqdm(unit=" runs", disable=quiet or as_json or not sys.stderr.isatty(), file=sys.stderr, leave=False) as bar:
+
+        def progress(kind: str, count: int) -> None:
+            if kind == "runs to go" and count:
+                bar.reset(count)
+            elif kind == "run":
+                bar.update(count)
+
+        options["progress"] = progress
         try:
             ok = True
-            for result in [sync(source, target, **arguments)] if every is None else follow(source, target, every, **arguments):
-                progress.clear()
+            for result in [sync(source, target, **options)] if every is None else follow(source, target, every, **options):
+                bar.clear()
                 click.echo(orjson.dumps(result.as_dict()) if as_json else _table(result))
                 ok = result.ok
         except KeyboardInterrupt:
@@ -75,28 +84,3 @@ def _table(result: Any) -> str:
     if len(result.failures) > FAILURES_SHOWN:
         lines.append(f"… and {len(result.failures) - FAILURES_SHOWN} more; --json lists all.")
     return "\n".join(lines)
-
-
-class _Progress:
-    """Runs done, their rate and the time left, on standard error."""
-
-    def __init__(self, silent: bool) -> None:
-        from tqdm import tqdm
-
-        self._bar = tqdm(unit=" runs", disable=silent, file=sys.stderr, leave=False)
-
-    def __enter__(self) -> _Progress:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._bar.close()
-
-    def __call__(self, kind: str, count: int) -> None:
-        if kind == "runs to go" and count:
-            self._bar.reset(count)
-        elif kind == "run":
-            self._bar.update(count)
-
-    def clear(self) -> None:
-        """Make room for other output."""
-        self._bar.clear()

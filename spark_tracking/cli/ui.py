@@ -17,8 +17,8 @@ from typing import NoReturn
 import click
 from click.core import ParameterSource
 
+from spark_tracking.address import LakeUri
 from spark_tracking.extras import require
-from spark_tracking.uri import LakeUri
 
 _RUNS = "#/experiments?workflowType=machine_learning"  # MLflow's own first page shows traces, and a lake has none
 _MARK = "x-spark-tracking-ui"

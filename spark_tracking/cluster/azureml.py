@@ -17,12 +17,9 @@ _TIMEOUT = 20.0
 
 
 def credential(environ: Mapping[str, str] | None = None) -> Any:
-    """An azure-identity credential from the environment alone: a service principal, a workload identity or a managed identity.
+    """An azure-identity credential from variables alone: a service principal, a workload identity or a managed identity.
 
     Unlike the chain of azureml-mlflow, it never opens a browser and never asks for a device code.
-
-    Args:
-        environ: `AZURE_TENANT_ID`, `AZURE_CLIENT_ID`, `AZURE_CLIENT_SECRET` and their like; the process's by default.
 
     Raises:
         InvalidState: azure-identity is not installed.
@@ -61,13 +58,11 @@ def token(scope: str = f"{RESOURCE_MANAGER}/.default") -> Any:
 
 
 def find_region(subscription: str, group: str, workspace: str) -> str:
-    """Ask Azure where a workspace lies; one call.
+    """Ask Azure where a workspace lies, in one call.
 
     Raises:
-        InvalidState: azure-identity is not installed.
         InvalidSetting: there is no such workspace.
-        PermissionRefused: the identity may not read it.
-        Unavailable: Azure does not answer.
+        InvalidState, PermissionRefused, Unavailable: azure-identity is missing, the identity may not read it, Azure does not answer.
     """
     import requests
 

@@ -10,17 +10,22 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+import mlflow
+from mlflow.entities import ViewType
+from mlflow.tracking._model_registry import utils as registry
+from mlflow.tracking._tracking_service import utils as tracking
+
 from spark_tracking import config, here
-from spark_tracking.cluster import experiments, place
+from spark_tracking.address import Address, LakeUri
+from spark_tracking.cluster import azureml, experiments, place
 from spark_tracking.cluster.findings import ERROR, OK, WARNING, Finding, Report
 from spark_tracking.cluster.nodes import examine_cluster, examine_executors, fingerprint_in
 from spark_tracking.cluster.patience import in_time
+from spark_tracking.cluster.settings import resolve
 from spark_tracking.cluster.versions import examine_versions
 from spark_tracking.config import temporary_variables
-from spark_tracking.destination import Destination, resolve
 from spark_tracking.errors import InvalidInput, InvalidUri, LakeFormatError, SparkTrackingError
 from spark_tracking.masking import masked
-from spark_tracking.uri import OBJECT_STORES, LakeUri, is_lake_uri
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -54,28 +59,14 @@ def doctor(spark: SparkSession | str | None = None, *, read_only: bool = False) 
 
 
 def examine(*, read_only: bool = False) -> Iterator[Finding]:
-    """Look at this process.
-
-    Args:
-        read_only: leave out the proof that we may write, which creates a run and deletes it.
-    """
-    kind, uri = _kind()
-    yield from _start(uri)
-    yield from _tracking(uri)
-    yield from _experiment(kind)
-    yield from _credentials(kind)
-    yield from _reach(kind, uri, read_only)
+    """Look at this process, without the executors of any session."""
+    address = Address.of(mlflow.get_tracking_uri())
+    yield from _start(address.uri)
+    yield from _tracking(address)
+    yield from _experiment(address.kind)
+    yield from _credentials(address.kind)
+    yield from _reach(address, read_only)
     yield from examine_versions()
-
-
-def _kind() -> tuple[str, str]:
-    import mlflow
-
-    uri = mlflow.get_tracking_uri()
-    try:
-        return Destination.parse(uri).kind, uri
-    except SparkTrackingError:
-        return "other", uri
 
 
 def _start(uri: str) -> Iterator[Finding]:
@@ -95,43 +86,37 @@ def _start(uri: str) -> Iterator[Finding]:
             if uri != wanted and "unknown." not in wanted:
                 fix = "Run the init script and start this process anew, or call spark_tracking.use(spark) in its first cell."
                 yield Finding(WARNING, "settings", f"They name {wanted}, which this process does not track to.", fix)
-    current, now = config.CONFIGURED.get(), fingerprint_in(config.ENV_FILE.get())
+    current, file = config.CONFIGURED.get(), config.ENV_FILE.get()
+    now = fingerprint_in(file)
     if now and current != now:
-        text = f"This process was started with settings {current or '(none)'}, but {config.ENV_FILE.get()} now holds {now}."
+        text = f"This process was started with settings {current or '(none)'}, but {file} now holds {now}."
         yield Finding(WARNING, "start", text, "Restart the Spark daemon, the kernel or the shell that this process comes from.")
     elif current:
-        yield Finding(OK, "start", f"The settings of the cluster's start apply ({config.ENV_FILE.get() or 'set by spark_tracking'}).")
+        yield Finding(OK, "start", f"The settings of the cluster's start apply ({file or 'set by spark_tracking'}).")
 
 
-def _tracking(uri: str) -> Iterator[Finding]:
-    import mlflow
-    from mlflow.tracking._model_registry import utils as registry
-    from mlflow.tracking._tracking_service import utils as tracking
-
+def _tracking(address: Address) -> Iterator[Finding]:
     if tracking._tracking_uri is not None:
         rule = "mlflow.set_tracking_uri in this process"
-    elif os.environ.get("MLFLOW_TRACKING_URI"):
-        rule = "the variable MLFLOW_TRACKING_URI"
-        if config.CONFIGURED.get():
-            rule = "the cluster's start" if config.ENV_FILE.get() else "spark_tracking.use, or the cluster's configuration"
-    else:
+    elif not os.environ.get("MLFLOW_TRACKING_URI"):
         rule = "the default of the platform or MLflow: nothing else is set"
-    yield Finding(OK, "tracking", f"{masked(uri, uri)}, by {rule}.")
-    if rule.startswith("the default") and not uri.startswith("databricks"):
+    elif not config.CONFIGURED.get():
+        rule = "the variable MLFLOW_TRACKING_URI"
+    else:
+        rule = "the cluster's start" if config.ENV_FILE.get() else "spark_tracking.use, or the cluster's configuration"
+    yield Finding(OK, "tracking", f"{address.shown}, by {rule}.")
+    if rule.startswith("the default") and address.kind != "databricks":
         fix = f"Set {config.URI.name} for the cluster, or MLFLOW_TRACKING_URI."
         yield Finding(WARNING, "tracking", "No tracking server is set, so runs stay on this machine.", fix)
     if registry._registry_uri is not None:
         rule = "mlflow.set_registry_uri in this process"
     elif os.environ.get("MLFLOW_REGISTRY_URI"):
         rule = "the variable MLFLOW_REGISTRY_URI"
+    elif place.spark_setting("spark.mlflow.modelRegistryUri"):
+        rule = "the Spark setting spark.mlflow.modelRegistryUri"
     else:
-        rule = (
-            "the Spark setting spark.mlflow.modelRegistryUri"
-            if place.spark_setting("spark.mlflow.modelRegistryUri")
-            else "the tracking server"
-        )
-    registry_uri = mlflow.get_registry_uri()
-    yield Finding(OK, "registry", f"{masked(registry_uri, registry_uri)}, by {rule}.")
+        rule = "the tracking server"
+    yield Finding(OK, "registry", f"{Address.of(mlflow.get_registry_uri()).shown}, by {rule}.")
 
 
 def _experiment(kind: str) -> Iterator[Finding]:
@@ -161,19 +146,16 @@ def _credentials(kind: str) -> Iterator[Finding]:
         if name in names and (expires := token_expiry(os.environ[name])) is not None:
             yield _expiry(name, expires)
     if kind == "azureml":
-        yield from _azure()
+        yield _azure()
 
 
-def _azure() -> Iterator[Finding]:
-    from spark_tracking.cluster import azureml
-
+def _azure() -> Finding:
     try:
         azureml.check_plugin()
         found = azureml.token("https://ml.azure.com/.default")
     except (SparkTrackingError, ImportError) as error:
-        yield Finding(ERROR, "Azure ML", str(error), "See docs/platforms/azure-ml.md.")
-        return
-    yield _expiry("the token of Azure ML, which renews itself,", float(found.expires_on))
+        return Finding(ERROR, "Azure ML", str(error), "See docs/platforms/azure-ml.md.")
+    return _expiry("the token of Azure ML, which renews itself,", float(found.expires_on))
 
 
 def token_expiry(token: str) -> float | None:
@@ -189,34 +171,31 @@ def _expiry(name: str, expires: float) -> Finding:
     minutes = (expires - time.time()) / 60
     if minutes <= 0:
         return Finding(ERROR, "credentials", f"{name} expired {-minutes:.0f} minutes ago.", "Renew it in the secret scope and restart.")
-    level = WARNING if minutes < 60 and "renews" not in name else OK
-    return Finding(
-        level, "credentials", f"{name} expires in {minutes:.0f} minutes.", "Long jobs need one that lives longer." if level != OK else ""
-    )
+    soon = minutes < 60 and "renews" not in name
+    fix = "Long jobs need one that lives longer." if soon else ""
+    return Finding(WARNING if soon else OK, "credentials", f"{name} expires in {minutes:.0f} minutes.", fix)
 
 
-def _reach(kind: str, uri: str, read_only: bool) -> Iterator[Finding]:
-    import mlflow
-
-    if not mlflow.is_tracking_uri_set() and not uri.startswith("databricks"):
+def _reach(address: Address, read_only: bool) -> Iterator[Finding]:
+    if not mlflow.is_tracking_uri_set() and address.kind != "databricks":
         return  # MLflow's own default, a database in the working folder, which looking at it would make
     with temporary_variables({"MLFLOW_HTTP_REQUEST_TIMEOUT": _CALL_SECONDS, "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}):
         begun = time.perf_counter()
         try:
-            if uri.split(":", 1)[0].lower() in OBJECT_STORES:
-                raise InvalidUri(f"MLflow knows no tracking server for '{uri}'. A lake there is '{LakeUri.parse(uri)}'.")
-            if missing := is_lake_uri(uri) and in_time(lambda: _no_lake(uri), _REACH_SECONDS):
+            if address.kind == "store":
+                raise InvalidUri(f"MLflow knows no tracking server for '{address.uri}'. A lake there is '{LakeUri.parse(address.uri)}'.")
+            if missing := address.kind == "lake" and in_time(lambda: _no_lake(address.uri), _REACH_SECONDS):
                 fix = "Check the spelling. The first run makes it where it is meant, or `spark-tracking lake init`."
                 yield Finding(ERROR if read_only else WARNING, "read", missing, fix)
                 if read_only:
                     return
             in_time(lambda: mlflow.MlflowClient().search_experiments(max_results=1), _REACH_SECONDS)
         except Exception as error:
-            yield Finding(ERROR, "read", f"The server cannot be read: {_short(error)}", _fix_for(error, kind))
+            yield Finding(ERROR, "read", f"The server cannot be read: {_short(error)}", _fix_for(error, address.kind))
             return
         yield Finding(OK, "read", f"The server answers ({(time.perf_counter() - begun) * 1000:.0f} ms).")
         if not read_only:
-            yield _write(kind)
+            yield _write(address.kind)
 
 
 def _no_lake(uri: str) -> str:
@@ -245,14 +224,10 @@ def _probe(kind: str) -> str | None:
 
     A lake or a database forgets the run for good. A server cannot, so its one run of this kind is taken out of the trash and put back.
     """
-    import mlflow
-    from mlflow.entities import ViewType
-    from mlflow.tracking import fluent
-
     client = mlflow.MlflowClient()
-    name = experiments.experiment_name()
+    name, chosen = experiments.experiment_name(), here.chosen_experiment()
     found = client.get_experiment_by_name(name) if name else None
-    number = found.experiment_id if found else fluent._active_experiment_id or (None if kind == "databricks" else "0")
+    number = found.experiment_id if found else (chosen and chosen.id) or (None if kind == "databricks" else "0")
     if number is None:
         return None
     forget = getattr(client._tracking_client.store, "_hard_delete_run", None)
@@ -273,8 +248,7 @@ def _probe(kind: str) -> str | None:
 
 def _fix_for(error: Exception, kind: str) -> str:
     code = str(getattr(error, "error_code", ""))
-    text = str(error)
-    if code in ("PERMISSION_DENIED", "UNAUTHENTICATED") or re.search(r"\b40[13]\b", text):
+    if code in ("PERMISSION_DENIED", "UNAUTHENTICATED") or re.search(r"\b40[13]\b", str(error)):
         return "Check the credentials above and the rights of the identity on the server."
     if isinstance(error, InvalidInput):
         return f"Correct the tracking URI: mlflow.set_tracking_uri, {config.URI.name} or MLFLOW_TRACKING_URI."

@@ -12,35 +12,35 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 
 from spark_tracking import config
+from spark_tracking.address import OBJECT_STORES
+from spark_tracking.cluster import settings
+from spark_tracking.cluster.settings import Plan
 from spark_tracking.cluster.unattended import never_prompt
-from spark_tracking.destination import Plan
-from spark_tracking.destination import resolve as _resolve
 from spark_tracking.masking import masked
 
 WRONG_SETTINGS = 3
 """Exit code for settings that cannot be right."""
 
 
-def resolve(environ: Mapping[str, str] | None = None) -> Plan:
-    """The plan for this cluster; like `spark_tracking.destination.resolve`, and asks Azure for a missing region.
+def plan_for(environ: Mapping[str, str] | None = None) -> Plan:
+    """The plan for this cluster: `settings.resolve`, which asks Azure for a missing region, and what it needs is here.
 
     Raises:
-        InvalidSetting: a setting is missing, wrong or contradicts another.
-        InvalidUri: a lake's URI does not parse.
+        InvalidSetting, InvalidUri: as `settings.resolve`.
         InvalidState: what the destination needs is not installed, or its plug-in goes not with this MLflow.
         Unavailable: Azure could not be asked for the region.
 
     Example:
-        >>> resolve({"SPARK_TRACKING_URI": "databricks"}).variables
+        >>> plan_for({"SPARK_TRACKING_URI": "databricks"}).variables
         {'MLFLOW_TRACKING_URI': 'databricks'}
     """
-    plan = _resolve(environ, find_region=_find_region)
+    plan = settings.resolve(environ, find_region=_find_region)
     if plan.destination.kind == "azureml":
         from spark_tracking.cluster.azureml import check_plugin
 
         check_plugin()
-    extra = plan.destination.uri.partition("://")[0].removeprefix("delta+")
-    if extra in ("s3", "abfss", "gs") and find_spec("obstore") is None:
+    extra = plan.destination.scheme.removeprefix("delta+")
+    if extra in OBJECT_STORES and find_spec("obstore") is None:
         from spark_tracking.errors import InvalidState  # only here: it imports MLflow, which takes seconds
 
         raise InvalidState(
@@ -53,38 +53,31 @@ def resolve(environ: Mapping[str, str] | None = None) -> Plan:
 def apply(environ: Mapping[str, str] | None = None) -> Plan:
     """Set this process as a cluster start sets each of a cluster's processes, and return what was set.
 
-    What code of this process said before (`mlflow.set_tracking_uri`) gives way; what it says later wins.
-
-    Raises:
-        InvalidSetting: as `resolve`; then nothing is set.
-
-    Example:
-        >>> apply({"SPARK_TRACKING_URI": "delta:///shared/lake", "SPARK_TRACKING_EXPERIMENT": "churn"})  # doctest: +SKIP
+    What code of this process said before (`mlflow.set_tracking_uri`) gives way; what it says later wins. Raises as `plan_for`, and then
+    nothing is set.
     """
-    plan = resolve(environ)
+    plan = plan_for(environ)
     if mlflow := sys.modules.get("mlflow"):
         mlflow.set_tracking_uri(None)
         mlflow.set_registry_uri(None)
     if config.CONFIGURED.get():  # then the registry here was set by an earlier start, for an earlier server
         os.environ.pop("MLFLOW_REGISTRY_URI", None)
     os.environ.pop(config.PROBLEM.name, None)
-    os.environ.update(plan.variables)
-    os.environ[config.CONFIGURED.name] = fingerprint(plan.variables)
+    os.environ.update(marked(plan))
     if plan.destination.kind == "azureml":
         never_prompt()
     return plan
 
 
-def fingerprint(variables: Mapping[str, str]) -> str:
-    """Twelve hex digits that name a set of variables: a process started with others is out of date."""
-    text = "\0".join(f"{name}={value}" for name, value in sorted(variables.items()))
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+def marked(plan: Plan) -> dict[str, str]:
+    """The variables of a plan with twelve hex digits that name them: a process started with others is out of date."""
+    text = "\0".join(f"{name}={value}" for name, value in sorted(plan.variables.items()))
+    return {**plan.variables, config.CONFIGURED.name: hashlib.sha256(text.encode()).hexdigest()[:12]}
 
 
 def exports(plan: Plan) -> str:
     """Lines for a POSIX shell, ending with a line break."""
-    variables = {**plan.variables, config.CONFIGURED.name: fingerprint(plan.variables)}
-    return "".join(f"export {name}={shlex.quote(value)}\n" for name, value in variables.items())
+    return "".join(f"export {name}={shlex.quote(value)}\n" for name, value in marked(plan).items())
 
 
 def _find_region(subscription: str, group: str, workspace: str) -> str:
@@ -96,18 +89,14 @@ def _find_region(subscription: str, group: str, workspace: str) -> str:
 def main() -> int:
     """Print the exports for this process's settings; the init script's half in Python."""
     try:
-        plan = resolve()
+        plan = plan_for()
     except Exception as error:
-        print(masked(_one_line(str(error) or repr(error))), file=sys.stderr)
+        print(masked(" ".join((str(error) or repr(error)).split())), file=sys.stderr)
         return WRONG_SETTINGS
     for note in plan.notes:
         print(masked(f"note: {note}"), file=sys.stderr)
     print(exports(plan), end="")
     return 0
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
 
 
 if __name__ == "__main__":

@@ -26,17 +26,18 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+
+import mlflow
+from mlflow import MlflowClient, entities
+from mlflow.exceptions import MlflowException
+from mlflow.tracking.context.registry import resolve_tags
+from mlflow.utils import validation
 
 from spark_tracking.cluster import place
 from spark_tracking.cluster.unattended import never_prompt
 from spark_tracking.config import temporary_variables
 from spark_tracking.errors import InvalidState
 from spark_tracking.here import credentials
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
-    from mlflow.entities import Metric, Param, Run, RunTag
 
 UNIT_TAG = "spark_tracking.unit"
 _BATCH = 1000  # MLflow's limit of points, params and tags in a call; of the latter two 100 each
@@ -46,15 +47,10 @@ _QUIET = {"MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true"}  # a line in a task'
 
 @dataclass(frozen=True)
 class ExecutorTracking:
-    """What tasks take along from the driver. Small, picklable, holds no connection; made by `executor_tracking`.
+    """What tasks take along from the driver: small, picklable, without a connection. Made by `executor_tracking`.
 
-    Attributes:
-        uri: the tracking URI.
-        experiment_id: where child runs go.
-        run_id: the driver's run.
-        tags: user and source, as the driver's runs have them.
-        token: names this search or fan-out; part of each unit's identity.
-        started: milliseconds since 1970; the time of points that are logged into the driver's run, so that a retried task's are the same.
+    Child runs go to `experiment_id`, below `run_id`, with the driver's `tags` for user and source. `token` names this fan-out, as a part
+    of each unit's identity; `started` (milliseconds since 1970) is the time of points in the driver's run, so that a retry's are the same.
     """
 
     uri: str = field(repr=False)  # a database's may hold a password
@@ -81,9 +77,6 @@ def executor_tracking(run_id: str | None = None) -> ExecutorTracking:
         ...     tracking = executor_tracking()
         ...     frame.groupby("store").applyInPandas(fit, schema).collect()
     """
-    import mlflow
-    from mlflow.tracking.context.registry import resolve_tags
-
     if run_id is None:
         active = mlflow.active_run()
         if active is None:
@@ -116,20 +109,18 @@ class TaskRun:
         self.logged_before = logged_before
         self._client = client
         self._timestamp = timestamp
-        self._metrics: list[Metric] = []
-        self._params: dict[str, Param] = {}
-        self._tags: dict[str, RunTag] = {}
+        self._metrics: list[entities.Metric] = []
+        self._params: dict[str, entities.Param] = {}
+        self._tags: dict[str, entities.RunTag] = {}
+
+    # Values are checked here, where the line that is wrong can be seen, and not in the batch.
 
     def log_metric(self, key: str, value: float, step: int = 0, timestamp: int | None = None) -> None:
         """Log one point. `timestamp`: milliseconds since 1970, now by default."""
-        from mlflow.entities import Metric
-        from mlflow.utils.validation import _validate_metric
-
         if timestamp is None:
             timestamp = self._timestamp if self._timestamp is not None else int(time.time() * 1000)
-        point = Metric(key, float(value), timestamp, step)
-        # here, where the line that is wrong can be seen; not in the batch
-        _validate_metric(key, point.value, timestamp, step)
+        point = entities.Metric(key, float(value), timestamp, step)
+        validation._validate_metric(key, point.value, timestamp, step)
         self._metrics.append(point)
         if len(self._metrics) >= _EARLY:
             self.flush()
@@ -141,11 +132,8 @@ class TaskRun:
 
     def log_param(self, key: str, value: object) -> None:
         """Log a param; in the driver's run a param can have one value only, as always in MLflow."""
-        from mlflow.entities import Param
-        from mlflow.utils.validation import _validate_param
-
-        _validate_param(key, str(value))
-        self._params[key] = Param(key, str(value))
+        validation._validate_param(key, str(value))
+        self._params[key] = entities.Param(key, str(value))
 
     def log_params(self, params: Mapping[str, object]) -> None:
         """Log several params."""
@@ -154,11 +142,8 @@ class TaskRun:
 
     def set_tag(self, key: str, value: object) -> None:
         """Set a tag."""
-        from mlflow.entities import RunTag
-        from mlflow.utils.validation import _validate_tag
-
-        _validate_tag(key, str(value))
-        self._tags[key] = RunTag(key, str(value))
+        validation._validate_tag(key, str(value))
+        self._tags[key] = entities.RunTag(key, str(value))
 
     def log_artifact(self, local_path: str | os.PathLike[str], artifact_path: str | None = None) -> None:
         """Upload a file now; not where an earlier attempt of this unit has ended well."""
@@ -169,9 +154,7 @@ class TaskRun:
         """Send what has been logged so far; the end of the block does it by itself."""
         metrics, params, tags = self._metrics, list(self._params.values()), list(self._tags.values())
         self._metrics, self._params, self._tags = [], {}, {}
-        if self.logged_before:
-            return
-        while metrics or params or tags:
+        while (metrics or params or tags) and not self.logged_before:
             room = _BATCH - len(params[:100]) - len(tags[:100])
             self._client.log_batch(self.run_id, metrics[:room], params[:100], tags[:100])
             metrics, params, tags = metrics[room:], params[100:], tags[100:]
@@ -198,8 +181,6 @@ def executor_run(tracking: ExecutorTracking, key: object = None, *, child: bool 
         ...     with executor_run(tracking, key=frame["store"].iloc[0]) as run:
         ...         run.log_metric("rmse", train(frame))
     """
-    import mlflow
-
     if tracking.uri.startswith("azureml:"):
         never_prompt()
     with temporary_variables({"MLFLOW_TRACKING_URI": tracking.uri, **_QUIET, **tracking._environment}):
@@ -220,8 +201,6 @@ def _into_driver_run(client: MlflowClient, tracking: ExecutorTracking) -> Iterat
 
 
 def _into_child_run(client: MlflowClient, tracking: ExecutorTracking, unit: str, name: str | None) -> Iterator[TaskRun]:
-    from mlflow.exceptions import MlflowException
-
     before = [run.info for run in _attempts(client, tracking, unit)]
     if finished := [info.run_id for info in before if info.status == "FINISHED"]:
         yield TaskRun(client, finished[0], logged_before=True)
@@ -229,32 +208,29 @@ def _into_child_run(client: MlflowClient, tracking: ExecutorTracking, unit: str,
     # A first attempt that saw no other need not look again: a second one does at its end, whichever of them ends earlier.
     task = place.task()
     alone = not before and (task is None or task.attemptNumber() == 0)
-    tags = {**tracking.tags, "mlflow.parentRunId": tracking.run_id, UNIT_TAG: unit, **_task_tag()}
-    run_id = client.create_run(tracking.experiment_id, tags=tags, run_name=name).info.run_id
-    run = TaskRun(client, run_id)
+    tags = {**tracking.tags, "mlflow.parentRunId": tracking.run_id, UNIT_TAG: unit}
+    if task_name := place.task_name():
+        tags["spark_tracking.task"] = task_name
+    run = TaskRun(client, client.create_run(tracking.experiment_id, tags=tags, run_name=name).info.run_id)
     try:
         yield run
     except BaseException:
         with suppress(MlflowException):  # the task's own error is the one to see
-            _end(client, run, "FAILED")
-            if not alone:
-                _settle(client, tracking, unit, run)
+            _end(client, tracking, unit, run, "FAILED", alone)
         raise
-    _end(client, run, "FINISHED")
-    if not alone:
-        _settle(client, tracking, unit, run)
+    _end(client, tracking, unit, run, "FINISHED", alone)
 
 
-def _end(client: MlflowClient, run: TaskRun, status: str) -> None:
+def _end(client: MlflowClient, tracking: ExecutorTracking, unit: str, run: TaskRun, status: str, alone: bool) -> None:
     """Send the rest and end the run; a run that a faster copy of this task has deleted is left alone."""
-    from mlflow.exceptions import MlflowException
-
     try:
         run.flush()
         client.set_terminated(run.run_id, status)
     except MlflowException:
         if client.get_run(run.run_id).info.lifecycle_stage != "deleted":
             raise
+    if not alone:
+        _settle(client, tracking, unit, run)
 
 
 def _settle(client: MlflowClient, tracking: ExecutorTracking, unit: str, mine: TaskRun) -> None:
@@ -269,7 +245,7 @@ def _settle(client: MlflowClient, tracking: ExecutorTracking, unit: str, mine: T
             client.delete_run(info.run_id)
 
 
-def _attempts(client: MlflowClient, tracking: ExecutorTracking, unit: str) -> list[Run]:
+def _attempts(client: MlflowClient, tracking: ExecutorTracking, unit: str) -> list[entities.Run]:
     return list(client.search_runs([tracking.experiment_id], f"tags.`{UNIT_TAG}` = '{unit}'", max_results=100))
 
 
@@ -279,10 +255,3 @@ def _identity(tracking: ExecutorTracking, key: object) -> str:
     if key is None:
         key = ("partition", task.stageId(), task.partitionId()) if task is not None else ("process", os.getpid())
     return hashlib.sha256(f"{tracking.token}\0{type(key).__name__}\0{key!r}".encode()).hexdigest()[:32]
-
-
-def _task_tag() -> dict[str, str]:
-    task = place.task()
-    if task is None:
-        return {}
-    return {"spark_tracking.task": f"stage {task.stageId()}, partition {task.partitionId()}, attempt {task.attemptNumber()}"}

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import os
 import string
-import warnings
 from typing import TYPE_CHECKING
 
-from spark_tracking import config
+from spark_tracking import config, here
+from spark_tracking.address import Address
 from spark_tracking.cluster import place
-from spark_tracking.destination import Destination, check_experiment, map_experiment
-from spark_tracking.masking import masked
+from spark_tracking.cluster.settings import check_experiment, map_experiment
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-
-_warned: set[str] = set()
 
 
 def experiment_name() -> str | None:
@@ -26,12 +23,7 @@ def experiment_name() -> str | None:
     """
     import mlflow
 
-    from spark_tracking.errors import SparkTrackingError
-
-    try:
-        kind = Destination.parse(mlflow.get_tracking_uri()).kind
-    except SparkTrackingError:
-        kind = "server"  # a database or the like, in a test or on a laptop: its names are as free
+    kind = Address.of(mlflow.get_tracking_uri()).kind
     template = config.EXPERIMENT.get()
     if template:
         check_experiment(template, kind)
@@ -68,8 +60,11 @@ def get_or_create(client: MlflowClient, name: str) -> str:
 
 def warn_of_problem() -> None:
     """Warn once in a process that the cluster's start left tracking as it was, and why."""
+    import mlflow
+
     if problem := config.PROBLEM.get():
-        _warn(f"spark-tracking did not set up this cluster: {problem} Runs go to {_current_uri()}. See `spark-tracking doctor`.")
+        uri = mlflow.get_tracking_uri()
+        here.warn_once(f"spark-tracking did not set up this cluster: {problem} Runs go to {uri}. See `spark-tracking doctor`.")
 
 
 def _fill(template: str, kind: str) -> str | None:
@@ -78,22 +73,9 @@ def _fill(template: str, kind: str) -> str | None:
     if "notebook" in fields and values["notebook"] is None:
         values["notebook"] = place.job()
     if missing := sorted(field for field, value in values.items() if not value):
-        _warn(
+        here.warn_once(
             f"{config.EXPERIMENT.name}='{template}' names {{{missing[0]}}}, which is not known in this process. "
             "MLflow's default experiment is used; in a Spark task, spark_tracking.executor_run takes the driver's."
         )
         return None
     return map_experiment(template.format(**values), kind, place.user())
-
-
-def _current_uri() -> str:
-    import mlflow
-
-    return str(mlflow.get_tracking_uri())
-
-
-def _warn(message: str) -> None:
-    message = masked(message)
-    if message not in _warned:
-        _warned.add(message)
-        warnings.warn(message, stacklevel=2)

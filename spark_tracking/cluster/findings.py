@@ -12,13 +12,8 @@ OK, WARNING, ERROR = "ok", "warning", "error"
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at.
-
-    Attributes:
-        level: `ok`, `warning` or `error`.
-        subject: what it is about, in a word or two.
-        text: what was found, and by which rule; what looks like a secret is masked.
-        fix: what to do; empty where there is nothing to do.
+    """One thing that was looked at: its level (`ok`, `warning`, `error`), what it is about in a word or two, what was found and by which
+    rule, and what to do, or ''. What looks like a secret is masked.
     """
 
     level: str
@@ -29,6 +24,10 @@ class Finding:
     def __post_init__(self) -> None:
         for name in ("text", "fix"):
             object.__setattr__(self, name, masked(getattr(self, name)))
+
+    def __str__(self) -> str:
+        line = f"{self.level:8} {self.subject:14} {self.text}"
+        return f"{line}\n{'':8} {'':14} -> {self.fix}" if self.fix else line
 
 
 @dataclass(frozen=True)
@@ -51,11 +50,6 @@ class Report:
         return json.dumps({"healthy": self.healthy, "findings": [asdict(finding) for finding in self.findings]}, indent=2)
 
     def __str__(self) -> str:
-        lines = []
-        for finding in self.findings:
-            lines.append(f"{finding.level:8} {finding.subject:14} {finding.text}")
-            if finding.fix:
-                lines.append(f"{'':8} {'':14} -> {finding.fix}")
-        return "\n".join(lines)
+        return "\n".join(map(str, self.findings))
 
     __repr__ = __str__

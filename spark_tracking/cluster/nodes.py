@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import platform
+import re
+import socket
+import urllib.request
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from spark_tracking.cluster.findings import ERROR, OK, WARNING, Finding
@@ -17,6 +22,10 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 NodeReport = dict[str, Any]
+_VARIABLES = (
+    *("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"),
+    *("SPARK_TRACKING_EXPERIMENT", "SPARK_TRACKING_CONFIGURED", "SPARK_TRACKING_PROBLEM"),
+)
 _SPREAD_SECONDS = 0.4
 _ANSWER_SECONDS = 180
 
@@ -52,14 +61,13 @@ def examine_executors(spark: SparkSession) -> list[Finding]:
 def _compared(spark: SparkSession) -> Iterator[Finding]:
     import mlflow
 
-    report = node_reporter()
-    driver = report()
+    driver = node_report()
     driver["environ"]["MLFLOW_TRACKING_URI"] = str(mlflow.get_tracking_uri())
     expected = executors(spark)
     seen: dict[str, NodeReport] = {}
     try:
         for tasks in (4, 16, 64):
-            seen |= {found["executor"]: found for found in _reports(spark, report, tasks * max(1, expected))}
+            seen |= {found["executor"]: found for found in _reports(spark, tasks * max(1, expected))}
             if len(seen) >= expected:
                 break
     except TimeoutError:
@@ -75,13 +83,13 @@ def _compared(spark: SparkSession) -> Iterator[Finding]:
         yield Finding(WARNING, "executors", text, "Run the doctor again while the cluster is idle.")
 
 
-def _reports(spark: SparkSession, report: Callable[[], NodeReport], tasks: int) -> list[NodeReport]:
+def _reports(spark: SparkSession, tasks: int) -> list[NodeReport]:
     """What nodes say; a job that no executor takes up is given up, since the doctor must not hang where the cluster does."""
     tag = f"spark-tracking-doctor-{uuid.uuid4().hex}"
 
     def tagged() -> list[NodeReport]:
         spark.addTag(tag)
-        return ask(spark, report, tasks=tasks, spread=_SPREAD_SECONDS)
+        return ask(spark, node_report, tasks=tasks, spread=_SPREAD_SECONDS)
 
     try:
         return in_time(tagged, _ANSWER_SECONDS)
@@ -90,91 +98,52 @@ def _reports(spark: SparkSession, report: Callable[[], NodeReport], tasks: int) 
         raise
 
 
-def node_reporter() -> Callable[[], NodeReport]:
-    """A function that describes the process it runs in; it holds no secret.
-
-    It and all that it calls are made inside functions, so that cloudpickle sends them by value to nodes without this package.
-    """
-    installed, held, reach, executor = versions, fingerprint_in, _reacher(), _namer()
-    names = (
-        "MLFLOW_TRACKING_URI",
-        "MLFLOW_REGISTRY_URI",
-        "SPARK_TRACKING_EXPERIMENT",
-        "SPARK_TRACKING_CONFIGURED",
-        "SPARK_TRACKING_PROBLEM",
-    )
-
-    def report() -> NodeReport:
-        import os
-        import platform
-
-        environ = {name: os.environ.get(name, "") for name in names}
-        file = os.environ.get("SPARK_TRACKING_ENV_FILE", "")
-        return {
-            "executor": executor(),
-            "environ": environ,
-            "file": file,
-            "held": held(file),
-            "unreachable": reach(environ["MLFLOW_TRACKING_URI"]),
-            "versions": {"python": ".".join(platform.python_version_tuple()[:2]), **installed()},
-        }
-
-    return report
+def node_report() -> NodeReport:
+    """What a process says of itself; no secret. Sent to nodes that may not have this package, so it needs Python's own modules alone."""
+    environ = {name: os.environ.get(name, "") for name in _VARIABLES}
+    file = os.environ.get("SPARK_TRACKING_ENV_FILE", "")
+    return {
+        # A Python worker is a child of a daemon, which is a child of the executor's JVM.
+        "executor": f"{socket.gethostname()}/{_parent(os.getppid())}",
+        "environ": environ,
+        "file": file,
+        "held": fingerprint_in(file),
+        "unreachable": _unreachable(environ["MLFLOW_TRACKING_URI"]),
+        "versions": {"python": ".".join(platform.python_version_tuple()[:2]), **versions()},
+    }
 
 
-def _fingerprint_reader() -> Callable[[str], str]:
-    def fingerprint_in(path: str) -> str:
-        """Which state of the settings a file of the init script holds; '' without one."""
-        import re
-
-        try:
-            with open(path) as file:
-                found = re.search(r"^export SPARK_TRACKING_CONFIGURED=(\w+)$", file.read(), re.MULTILINE)
-        except OSError:
-            return ""
-        return found[1] if found else ""
-
-    return fingerprint_in
-
-
-fingerprint_in = _fingerprint_reader()
-
-
-def _reacher() -> Callable[[str], str]:
-    def reach(uri: str) -> str:
-        """Why this node does not reach a tracking server, or ''."""
-        import os
-        import urllib.request
-
-        if uri.startswith("http"):
-            try:
-                urllib.request.urlopen(uri + "/health", timeout=8).close()
-            except urllib.request.HTTPError:
-                pass  # it answers; whether it lets us in is the driver's finding
-            except OSError as error:
-                return type(error).__name__ + ": " + str(error)
-        elif uri.startswith("delta:///"):
-            root = uri[len("delta://") :]
-            return "" if os.access(root, os.W_OK) else f"{root} cannot be written from this node"
+def fingerprint_in(path: str) -> str:
+    """Which state of the settings a file of the init script holds; '' without one."""
+    try:
+        with open(path) as file:
+            found = re.search(r"^export SPARK_TRACKING_CONFIGURED=(\w+)$", file.read(), re.MULTILINE)
+    except OSError:
         return ""
+    return found[1] if found else ""
 
-    return reach
 
-
-def _namer() -> Callable[[], str]:
-    def executor() -> str:
-        """Host and process of the executor: a Python worker is a child of a daemon, which is a child of the executor's JVM."""
-        import os
-        import socket
-
+def _unreachable(uri: str) -> str:
+    """Why this node does not reach a tracking server, or ''."""
+    if uri.startswith("http"):
         try:
-            with open(f"/proc/{os.getppid()}/stat") as stat:
-                jvm = int(stat.read().rpartition(")")[2].split()[1])
-        except (OSError, ValueError, IndexError):
-            jvm = 0
-        return f"{socket.gethostname()}/{jvm}"
+            urllib.request.urlopen(uri + "/health", timeout=8).close()
+        except urllib.request.HTTPError:
+            pass  # it answers; whether it lets us in is the driver's finding
+        except OSError as error:
+            return f"{type(error).__name__}: {error}"
+    elif uri.startswith("delta:///"):
+        root = uri.removeprefix("delta://")
+        return "" if os.access(root, os.W_OK) else f"{root} cannot be written from this node"
+    return ""
 
-    return executor
+
+def _parent(pid: int) -> int:
+    try:
+        with open(f"/proc/{pid}/stat") as stat:
+            return int(stat.read().rpartition(")")[2].split()[1])
+    except (OSError, ValueError, IndexError):
+        return 0
 
 
 def compare(driver: NodeReport, executors: Mapping[str, NodeReport]) -> Iterator[Finding]:

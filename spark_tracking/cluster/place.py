@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
@@ -13,6 +14,14 @@ def task() -> Any | None:
     """The `TaskContext` of the Spark task that this code runs in, or None on a driver or outside Spark."""
     pyspark = sys.modules.get("pyspark")
     return pyspark.TaskContext.get() if pyspark and hasattr(pyspark, "TaskContext") else None
+
+
+def task_name() -> str | None:
+    """Stage, partition and attempt of that task, in words."""
+    running = task()
+    if running is None:
+        return None
+    return f"stage {running.stageId()}, partition {running.partitionId()}, attempt {running.attemptNumber()}"
 
 
 def user() -> str:
@@ -29,12 +38,9 @@ def notebook() -> str | None:
     from mlflow.utils import databricks_utils
 
     if databricks_utils.is_in_databricks_notebook():
-        path = databricks_utils.get_notebook_path()
-        return str(path) if path else None
-    if jupyter._is_in_jupyter_notebook():
-        name = jupyter._get_notebook_name()
-        return PurePosixPath(name).stem if name else None
-    return None
+        return databricks_utils.get_notebook_path() or None
+    name = jupyter._get_notebook_name() if jupyter._is_in_jupyter_notebook() else None
+    return PurePosixPath(name).stem if name else None
 
 
 def job() -> str | None:
@@ -73,13 +79,9 @@ def cluster() -> str | None:
 def _databricks_user() -> str | None:
     from mlflow.utils import databricks_utils
 
-    if not databricks_utils.is_in_databricks_runtime():
-        return None
-    try:
-        found = databricks_utils._get_context_tag("user")
-    except Exception:  # a runtime without this context; nothing is lost but a nicer name
-        return None
-    return str(found) if found else None
+    with suppress(Exception):  # a runtime without this context; nothing is lost but a nicer name
+        return (databricks_utils.is_in_databricks_runtime() and databricks_utils._get_context_tag("user")) or None
+    return None
 
 
 def spark_setting(name: str) -> str | None:

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from spark_tracking import config
-from spark_tracking.cluster.environment import fingerprint
-from spark_tracking.destination import Plan, resolve
+from spark_tracking.cluster.environment import marked
+from spark_tracking.cluster.settings import Plan, resolve
 from spark_tracking.errors import InvalidInput
 
 # Databricks anchors a policy's regex at both ends. 17.0 is the first runtime with Spark 4 and MLflow 3; from 18 LTS on keys have no minor
@@ -38,6 +38,11 @@ class Settings:
     variables: Mapping[str, str]
     secrets: Mapping[str, str] = field(default_factory=dict)
     init_script: str = ""
+
+    @property
+    def references(self) -> dict[str, str]:
+        """The secrets as Databricks takes them in a variable's place."""
+        return {name: f"{{{{secrets/{reference}}}}}" for name, reference in self.secrets.items()}
 
     def plan(self) -> Plan:
         """What these settings come to, checked as a start checks them; secrets count as set.
@@ -62,15 +67,12 @@ def databricks_policy(settings: Settings, name: str = "spark-tracking") -> dict[
         InvalidInput: a setting, a secret's reference or the init script's place is wrong.
     """
     settings.plan()
-    kind, destination = _script_place(settings.init_script)
     rules: dict[str, Any] = {
         "spark_version": {"type": "regex", "pattern": _RUNTIMES},
-        f"init_scripts.0.{kind}.destination": {"type": "fixed", "value": destination},
+        f"init_scripts.0.{_script_kind(settings.init_script)}.destination": {"type": "fixed", "value": settings.init_script},
+        **{f"spark_env_vars.{name}": {"type": "fixed", "value": value} for name, value in settings.variables.items()},
+        **{f"spark_env_vars.{name}": {"type": "fixed", "value": value, "hidden": True} for name, value in settings.references.items()},
     }
-    for variable, value in settings.variables.items():
-        rules[f"spark_env_vars.{variable}"] = {"type": "fixed", "value": value}
-    for variable, reference in settings.secrets.items():
-        rules[f"spark_env_vars.{variable}"] = {"type": "fixed", "value": f"{{{{secrets/{reference}}}}}", "hidden": True}
     request: dict[str, Any] = {"name": name, "definition": json.dumps(rules, indent=2)}
     if libraries := _libraries(settings):
         request["libraries"] = libraries
@@ -78,15 +80,10 @@ def databricks_policy(settings: Settings, name: str = "spark-tracking") -> dict[
 
 
 def databricks_cluster(settings: Settings) -> dict[str, Any]:
-    """What a job's JSON takes: `new_cluster` (to be merged with node types and sizes) and the task's `libraries`.
-
-    Raises:
-        InvalidInput: as `databricks_policy`.
-    """
+    """What a job's JSON takes: `new_cluster` (to be merged with node types and sizes) and the task's `libraries`."""
     settings.plan()
-    kind, destination = _script_place(settings.init_script)
-    secrets = {name: f"{{{{secrets/{reference}}}}}" for name, reference in settings.secrets.items()}
-    cluster = {"spark_env_vars": {**settings.variables, **secrets}, "init_scripts": [{kind: {"destination": destination}}]}
+    script = {_script_kind(settings.init_script): {"destination": settings.init_script}}
+    cluster = {"spark_env_vars": {**settings.variables, **settings.references}, "init_scripts": [script]}
     return {"new_cluster": cluster, "libraries": _libraries(settings)}
 
 
@@ -94,31 +91,19 @@ def spark_properties(settings: Settings) -> dict[str, str]:
     """Spark properties for a cluster manager without init scripts: YARN's drivers in cluster mode, and all executors.
 
     `spark.executorEnv.*` wins over what a node's spark-env.sh says. Secrets are left out: Spark shows its properties.
-
-    Raises:
-        InvalidInput: a setting is wrong.
     """
-    variables = _settled(settings)
+    variables = marked(settings.plan())
     places = ("spark.executorEnv", "spark.yarn.appMasterEnv")
     return {f"{place}.{name}": value for name, value in variables.items() for place in places}
 
 
 def emr_configurations(settings: Settings) -> list[dict[str, Any]]:
-    """EMR's `--configurations`: spark-env for drivers on the primary node, spark-defaults for YARN's.
-
-    Raises:
-        InvalidInput: a setting is wrong.
-    """
-    export = {"Classification": "export", "Properties": _settled(settings)}
+    """EMR's `--configurations`: spark-env for drivers on the primary node, spark-defaults for YARN's."""
+    export = {"Classification": "export", "Properties": marked(settings.plan())}
     return [
         {"Classification": "spark-env", "Properties": {}, "Configurations": [export]},
         {"Classification": "spark-defaults", "Properties": spark_properties(settings)},
     ]
-
-
-def _settled(settings: Settings) -> dict[str, str]:
-    variables = dict(settings.plan().variables)
-    return {**variables, config.CONFIGURED.name: fingerprint(variables)}
 
 
 def _libraries(settings: Settings) -> list[dict[str, Any]]:
@@ -130,7 +115,7 @@ def _libraries(settings: Settings) -> list[dict[str, Any]]:
     return [{"pypi": {"package": package}}] if package else []
 
 
-def _script_place(path: str) -> tuple[str, str]:
+def _script_kind(path: str) -> str:
     for pattern, kind in (
         (r"/Volumes/[^/]+/[^/]+/[^/]+/.+", "volumes"),
         (r"/(Workspace|Shared|Users)/.+", "workspace"),
@@ -139,7 +124,7 @@ def _script_place(path: str) -> tuple[str, str]:
         (r"gs://.+", "gcs"),
     ):
         if re.fullmatch(pattern, path):
-            return kind, path
+            return kind
     raise InvalidInput(
         f"The init script's place is '{path}'. Expected a file in a volume (/Volumes/catalog/schema/volume/…), in the workspace "
         "(/Workspace/…), or abfss://, s3://, gs://. DBFS no longer holds init scripts."

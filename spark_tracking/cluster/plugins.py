@@ -67,10 +67,7 @@ class SourceTags(RunContextProvider):
         return bool(config.CONFIGURED.get()) if wanted is None else wanted
 
     def tags(self) -> dict[str, str]:
-        found: dict[str, str | None] = {}
+        found = {"task": place.task_name()}
         if "DATABRICKS_RUNTIME_VERSION" not in os.environ:
-            found = {"cluster": place.cluster(), "job": place.application()}
-        task = place.task()
-        if task is not None:
-            found["task"] = f"stage {task.stageId()}, partition {task.partitionId()}, attempt {task.attemptNumber()}"
+            found |= {"cluster": place.cluster(), "job": place.application()}
         return {f"spark_tracking.{name}": value for name, value in found.items() if value}

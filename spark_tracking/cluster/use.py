@@ -6,17 +6,22 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import mlflow
+from mlflow.tracking._tracking_service import utils as tracking
+
 from spark_tracking import config, here
+from spark_tracking.address import Address
 from spark_tracking.cluster import environment, experiments
-from spark_tracking.destination import check_experiment
-from spark_tracking.masking import masked
-from spark_tracking.uri import absolute, is_lake_uri
+from spark_tracking.cluster.settings import check_experiment
+from spark_tracking.readers import open_reader
+from spark_tracking.readers.query import Query
+from spark_tracking.sources.defaults import Defaults
+from spark_tracking.sources.register import register
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 _PLACES = (config.URI, config.AZURE_SUBSCRIPTION, config.AZURE_RESOURCE_GROUP, config.AZURE_WORKSPACE, config.AZURE_CONFIG)
-_CLUSTERS = ("databricks", "http", "https", "azureml", "adbazureml")  # beside lakes; others are for one machine, or hold a password
 
 
 @dataclass(frozen=True)
@@ -75,41 +80,35 @@ def use(
         >>> use(spark, "delta+s3://bucket/lake", experiment="team/{user}")       # doctest: +SKIP
         >>> spark.read.format("mlflow-experiment").load().orderBy("start_time").show()
     """
-    import mlflow.tracking._tracking_service.utils as tracking
-
-    from spark_tracking.readers import open_reader
-    from spark_tracking.readers.query import Query
-    from spark_tracking.sources.defaults import Defaults
-    from spark_tracking.sources.register import register
-
     unset = tracking._tracking_uri is None and not config.CONFIGURED.get()
     if tracking_uri or experiment or registry_uri or (unset and any(place.get() for place in _PLACES)):
         before = tracking.get_tracking_uri()
         _set_up(tracking_uri, experiment, registry_uri)
-        if experiment or absolute(before) != tracking.get_tracking_uri():
+        if experiment or Address.of(before).absolute != tracking.get_tracking_uri():
             here.forget_experiment()
-    uri = absolute(tracking_uri or here.active_tracking_uri())
+    address = Address.of(Address.of(tracking_uri or here.active_tracking_uri()).absolute)
+    uri = address.uri
+    if experiment_id is None:
+        experiment_id = _provided_experiment(create=bool(experiment))  # first, since it may make the lake
     reader = open_reader(uri)
     reader.ping()
-    active = str(experiment_id) if experiment_id is not None else _experiment(create=bool(experiment))
+    active = str(experiment_id) if experiment_id is not None else _chosen_experiment()
     register(spark, Defaults(uri, (active,) if active else None, here.credentials(uri), used=True))
     here.spark_reads(uri)
     name = reader.experiments(Query("runs", (active,))).get(active) if active else None
-    return Used(masked(uri, uri), active or None, name)
+    return Used(address.shown, active or None, name)
 
 
 def _set_up(uri: str | None, experiment: str | None, registry_uri: str | None) -> None:
-    import mlflow
-
-    from spark_tracking.readers import open_reader
-
     settings = dict(os.environ)
     if uri or not any(place.get() for place in _PLACES):
         for place in _PLACES:
             settings.pop(place.name, None)
-        uri = settings[config.URI.name] = absolute(uri or here.active_tracking_uri())
+        uri = settings[config.URI.name] = Address.of(uri or here.active_tracking_uri()).absolute
     settings |= {name: text for name, text in ((config.EXPERIMENT.name, experiment), (config.REGISTRY_URI.name, registry_uri)) if text}
-    if uri is None or is_lake_uri(uri) or uri.split(":")[0].lower() in _CLUSTERS:
+    address = Address.of(uri or "")
+    # Others are for one machine, or hold a password.
+    if uri is None or address.kind == "lake" or address.is_server or address.scheme == "adbazureml":
         environment.apply(settings)
         return
     open_reader(uri).ping()
@@ -120,17 +119,19 @@ def _set_up(uri: str | None, experiment: str | None, registry_uri: str | None) -
     mlflow.set_registry_uri(registry_uri)  # type: ignore[arg-type]  # None: the tracking server's
 
 
-def _experiment(create: bool) -> str | None:
-    """The id of the experiment that this process logs to: the one that was chosen, else our provider's; `create` makes a missing one."""
-    import mlflow
-
-    if not mlflow.is_tracking_uri_set():
-        return None
-    chosen = here.chosen_experiment()
-    if chosen is not None and chosen.id is not None:
-        return chosen.id
-    name = chosen.name if chosen is not None else experiments.experiment_name()
-    if name and chosen is None and create:
+def _provided_experiment(create: bool) -> str | None:
+    """The id of the experiment that our provider gives this process, if neither code nor MLflow's variables name one."""
+    name = experiments.experiment_name() if mlflow.is_tracking_uri_set() and here.chosen_experiment() is None else None
+    if name and create:
         return experiments.get_or_create(mlflow.MlflowClient(), name)
+    return _id_of(name)
+
+
+def _chosen_experiment() -> str | None:
+    chosen = here.chosen_experiment() if mlflow.is_tracking_uri_set() else None
+    return (chosen.id or _id_of(chosen.name)) if chosen else None
+
+
+def _id_of(name: str | None) -> str | None:
     found = mlflow.get_experiment_by_name(name) if name else None
     return str(found.experiment_id) if found else None

@@ -4,34 +4,27 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
-from importlib.metadata import requires
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, requires, version
 
 from spark_tracking.cluster.findings import ERROR, OK, WARNING, Finding
 from spark_tracking.errors import InvalidState
 from spark_tracking.spark.delta_jars import MIN_JAVA, found_java
 
-
-def _versions_of(*names: str) -> Callable[[], dict[str, str]]:
-    def versions() -> dict[str, str]:
-        """The installed versions of what has to go together, by package. Sent by value to nodes, which may not have this module."""
-        from importlib.metadata import PackageNotFoundError, version
-
-        found = {}
-        for name in names:
-            try:
-                found[name] = version(name)
-            except PackageNotFoundError:
-                continue
-        return found
-
-    return versions
-
-
-versions = _versions_of(
+PACKAGES = (
     *("spark-tracking", "mlflow-skinny", "mlflow", "pyspark", "delta-spark"),
     *("deltalake", "datafusion", "pyarrow", "pandas", "azureml-mlflow"),
 )
+
+
+def versions() -> dict[str, str]:
+    """The installed versions of what has to go together, by package."""
+    found = {}
+    for name in PACKAGES:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def examine_versions() -> Iterator[Finding]:

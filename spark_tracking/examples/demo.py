@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
-from spark_tracking.uri import LakeUri
+from spark_tracking.address import LakeUri
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,15 +41,7 @@ _TOTALS = """
 
 @dataclass(frozen=True)
 class DemoResult:
-    """What a demo left behind.
-
-    Attributes:
-        tracking_uri: the lake's.
-        experiment_id: the wine experiment's.
-        run_id: the best run's.
-        model_version: the version of the registered model `wine` that `champion` points at.
-        scored: what was scored, from which Delta version into which.
-    """
+    """What a demo left behind: the wine experiment, its best run, the version that `champion` points at, and what was scored."""
 
     tracking_uri: str
     experiment_id: str
@@ -61,10 +53,7 @@ class DemoResult:
 def run_demo(lake: str = "demo-lake") -> DemoResult:
     """Train, read, register, score and look, telling each step in a few lines on stdout. Running it again adds to the lake.
 
-    A Spark session that already runs is used; otherwise a small local one is started, and stopped at the end.
-
-    Args:
-        lake: the lake's folder or URI; made if it does not exist.
+    The lake is made if it does not exist. A Spark session that already runs is used, else a small local one that is stopped at the end.
 
     Example:
         >>> run_demo("demo-lake").model_version
@@ -99,11 +88,7 @@ def open_lake(lake: str) -> LakeUri:
 
 
 def train_wine() -> str:
-    """Step 2: two grid searches with autolog, whose candidates become nested runs.
-
-    Returns:
-        the experiment's id.
-    """
+    """Step 2: two grid searches with autolog, whose candidates become nested runs; the experiment's id."""
     import mlflow
     from sklearn.datasets import load_wine
     from sklearn.ensemble import RandomForestClassifier
@@ -178,11 +163,7 @@ def train_breast_cancer(spark: SparkSession) -> None:
 
 
 def best_run(spark: SparkSession, experiment_id: str) -> str:
-    """Step 3: the leaderboard by plain Spark SQL.
-
-    Returns:
-        the id of the run with the best cross-validated accuracy, the latest of several.
-    """
+    """Step 3: the leaderboard by plain Spark SQL; the id of the run with the best cross-validated accuracy, the latest of several."""
     _title(3, f'The leaderboard: spark.read.format("mlflow-experiment").load("{experiment_id}") and plain SQL')
     spark.read.format("mlflow-experiment").load(experiment_id).createOrReplaceTempView("runs")
     board = spark.sql(_LEADERBOARD).limit(5)
@@ -191,11 +172,7 @@ def best_run(spark: SparkSession, experiment_id: str) -> str:
 
 
 def register(run_id: str) -> int:
-    """Step 4: the run's model becomes the next version of the registered model, and its champion.
-
-    Returns:
-        the version.
-    """
+    """Step 4: the run's model becomes the next version of the registered model, and its champion; that version."""
     import mlflow
 
     _title(4, "The best run's model, registered")
@@ -247,12 +224,16 @@ def look(lake: LakeUri) -> None:
 
 @contextmanager
 def _session() -> Iterator[SparkSession]:
-    """The running Spark session, which a start before step 1 did not tell of the lake, or a local one that ends with the block."""
+    """The running Spark session, or a local one that ends with the block."""
+    from pyspark.sql import SparkSession
+
     from spark_tracking.cluster.use import use
     from spark_tracking.spark.session import running_or_local
 
+    running = SparkSession.getActiveSession()
     with running_or_local("spark-tracking demo") as spark:
-        use(spark)
+        if running is not None:
+            use(spark)  # a JVM that started before step 1 does not know the lake
         yield spark
 
 

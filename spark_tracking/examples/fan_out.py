@@ -17,14 +17,10 @@ def combinations(spark: SparkSession, count: int = 200) -> DataFrame:
 
 
 def search(frame: DataFrame, *, rounds: int = 10) -> DataFrame:
-    """Try each combination in a task of its own group, and log it as a child of the active run.
+    """Try each combination (depth, leaf, seed) in a task of its own group, and log it as a child of the active run.
 
-    Args:
-        frame: columns depth, leaf, seed.
-        rounds: boosting rounds, each logged as a step of the metric `accuracy`.
-
-    Returns:
-        One row a combination with its accuracy and run id; lazy, and logged once however often it is computed.
+    Each of the boosting `rounds` is a step of the metric `accuracy`. One row a combination with its accuracy and run id; lazy, and
+    logged once however often it is computed.
 
     Raises:
         InvalidState: no run is active.

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from spark_tracking import config
+from spark_tracking.address import LakeUri
 from spark_tracking.delta import storage
 from spark_tracking.delta.commit_log import Gone
 from spark_tracking.delta.faults import explained_batches
@@ -31,7 +32,6 @@ from spark_tracking.lake.process_view import View
 from spark_tracking.lake.refresh import Refresher
 from spark_tracking.lake.tables import BY_KIND, METRICS_LOG, spec_of
 from spark_tracking.lake.upkeep import Upkeep
-from spark_tracking.uri import LakeUri
 
 if TYPE_CHECKING:
     from spark_tracking.delta.query import Overlaid, Query

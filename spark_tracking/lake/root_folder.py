@@ -11,13 +11,13 @@ from pathlib import Path
 
 import orjson
 
+from spark_tracking.address import LakeUri
 from spark_tracking.delta import storage
 from spark_tracking.delta.folder import SET_ASIDE
 from spark_tracking.delta.table import Table, TableSpec
 from spark_tracking.errors import InvalidUri, LakeFormatError, LakeReadOnly
 from spark_tracking.lake.maintain import is_stray
 from spark_tracking.lake.tables import BY_NAME, FORMAT_VERSION
-from spark_tracking.uri import LakeUri
 
 MARKER = "lake.json"
 _OURS = {*BY_NAME, "_journal", "artifacts", MARKER, "flush.lease", "lost+found", SET_ASIDE}

@@ -6,12 +6,12 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from spark_tracking.address import Address, LakeUri
 from spark_tracking.errors import InvalidInput, InvalidUri, Unavailable
 from spark_tracking.masking import masked
 from spark_tracking.mirror.result import ARTIFACT_MODES, Progress, SyncResult, Wanted
 from spark_tracking.mirror.source import Source
 from spark_tracking.readers.query import Time, milliseconds
-from spark_tracking.uri import LakeUri
 
 
 def sync(
@@ -67,7 +67,7 @@ def sync(
     chosen = tuple(map(str, experiments))
     wanted = Wanted(chosen, filter, milliseconds(since, "since"), named, artifacts, verify, dry_run, force)
     told = progress or (lambda kind, count: None)
-    into_server = is_server(target)
+    into_server = Address.of(target).is_server
     target_uri = target if into_server else _lake_uri(target)
     reading = Source(source, source_name, requests_per_second, requests_at_once)
     reading.reader.ping()
@@ -81,12 +81,6 @@ def sync(
     if reading.reader.uri == target_uri:
         raise InvalidInput(f"'{source}' is both source and target. Name another lake.")
     return IntoLake(reading, target_uri, wanted, told).sync()
-
-
-def is_server(uri: str) -> bool:
-    """Whether MLflow would speak to this tracking URI over REST; a folder may be called as it likes with a `./` before it."""
-    scheme = uri.partition(":")[0].lower()
-    return scheme in ("http", "https", "databricks", "databricks-uc", "azureml", "uc") and (":" in uri or scheme == "databricks")
 
 
 def _lake_uri(target: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Iterator
 from hashlib import blake2b
@@ -12,12 +11,11 @@ from urllib.parse import urlsplit
 
 import pyarrow as pa
 
-from spark_tracking.masking import without_secrets
+from spark_tracking.address import Address, is_plain_id
 from spark_tracking.readers.opening import open_reader
 from spark_tracking.readers.pages import printable
 from spark_tracking.readers.query import Query
 from spark_tracking.readers.reader import Reader
-from spark_tracking.uri import LakeUri, is_lake_uri, is_plain_id
 
 
 class Source:
@@ -30,7 +28,7 @@ class Source:
 
     def __init__(self, uri: str, name: str | None, requests_per_second: float | None, requests_at_once: int) -> None:
         self.reader: Reader = open_reader(uri, requests_per_second=requests_per_second, requests_at_once=requests_at_once)
-        known = _normalized(self.reader.uri)
+        known = Address.of(self.reader.uri).identity
         self.id = blake2b((name or known).encode(), digest_size=8).hexdigest()
         self.label = name or _label(known)
 
@@ -70,23 +68,6 @@ _KEYS: dict[str, tuple[tuple[str, ...], Callable[[Any], bool], str]] = {
     "registered_models_latest": (("name",), _is_name, _NAME),
     "model_versions_latest": (("name",), _is_name, _NAME),
 }
-
-
-def _normalized(uri: str) -> str:
-    """The URI without credentials, and with a local path made absolute."""
-    uri = without_secrets(uri)
-    if is_lake_uri(uri):
-        return str(LakeUri.parse(uri))
-    match = re.match(r"sqlite(?:\+\w+)?:///([^?]*)", uri)
-    if match:
-        return f"sqlite:///{os.path.abspath(match.group(1))}"
-    parts = urlsplit(uri)
-    if parts.scheme in ("", "file"):
-        return f"file://{os.path.abspath(parts.path)}"
-    if not parts.hostname:
-        return uri
-    port = f":{parts.port}" if parts.port else ""
-    return f"{parts.scheme.partition('+')[0]}://{parts.hostname}{port}{parts.path.rstrip('/')}"
 
 
 def _label(uri: str) -> str:

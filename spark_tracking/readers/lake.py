@@ -9,6 +9,7 @@ from hashlib import blake2b
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from spark_tracking.address import LakeUri
 from spark_tracking.delta.foreign import versions
 from spark_tracking.errors import InvalidInput, LakeReadOnly, NotFound
 from spark_tracking.kinds import lake_sql
@@ -18,7 +19,6 @@ from spark_tracking.lake.system_tables import NAMES, SystemTables
 from spark_tracking.readers.query import EVERYTHING, Query, Range
 from spark_tracking.readers.reader import DERIVED, Reader, in_order
 from spark_tracking.readers.schemas import TABLES
-from spark_tracking.uri import LakeUri
 
 ROWS_PER_PART = 20_000
 RUNS_PER_HISTORY_PART = 64

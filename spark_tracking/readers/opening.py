@@ -8,13 +8,11 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
+from spark_tracking.address import Address, LakeUri
 from spark_tracking.errors import InvalidInput
 from spark_tracking.here import active_tracking_uri
 from spark_tracking.readers.query import Query, Time, milliseconds, moment
 from spark_tracking.readers.reader import Reader
-from spark_tracking.uri import LakeUri, is_lake_uri
-
-DATABASES = ("sqlite", "postgresql", "postgres", "mysql")
 
 
 def open_reader(tracking_uri: str, *, requests_per_second: float | None = None, requests_at_once: int = 4) -> Reader:
@@ -34,8 +32,8 @@ def open_reader(tracking_uri: str, *, requests_per_second: float | None = None, 
         >>> open_reader("sqlite:////srv/mlflow.db").name
         'the MLflow database sqlite:////srv/mlflow.db'
     """
-    scheme = tracking_uri.split(":", 1)[0].split("+", 1)[0].lower()
-    layout = "lake" if is_lake_uri(tracking_uri) else _layout(tracking_uri)
+    kind = Address.of(tracking_uri).kind
+    layout = _layout(tracking_uri) if kind in ("folder", "store") else kind
     if layout == "lake":
         from spark_tracking.readers.lake import LakeReader
 
@@ -44,11 +42,11 @@ def open_reader(tracking_uri: str, *, requests_per_second: float | None = None, 
         from spark_tracking.readers.lake import SystemTablesReader
 
         return SystemTablesReader(tracking_uri)
-    if scheme in DATABASES and ":" in tracking_uri:
+    if layout == "database":
         from spark_tracking.readers.database import DatabaseReader
 
         return DatabaseReader(tracking_uri)
-    if scheme == "file" or "://" not in tracking_uri:
+    if kind == "folder" or "://" not in tracking_uri:
         from spark_tracking.readers.folder import FolderReader, folder_of
 
         folder = folder_of(tracking_uri)
@@ -61,9 +59,6 @@ def open_reader(tracking_uri: str, *, requests_per_second: float | None = None, 
 
 def _layout(uri: str) -> str:
     """What a folder or cloud URL holds, as `layout_of` says."""
-    scheme = uri.partition(":")[0].lower() if ":" in uri else "file"
-    if scheme not in ("file", "s3", "abfss", "gs"):
-        return ""
     place = LakeUri.parse(uri)
     if place.is_local and not place.path.is_dir():
         return ""

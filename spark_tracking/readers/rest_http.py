@@ -20,6 +20,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.rest_utils import http_request
 
 from spark_tracking import config
+from spark_tracking.address import Address
 from spark_tracking.errors import InvalidInput, InvalidUri, NotFound, PermissionRefused, SparkTrackingError, Unavailable
 from spark_tracking.masking import masked
 from spark_tracking.readers.rate_limit import RateLimit
@@ -152,9 +153,9 @@ def _host_credentials(tracking_uri: str) -> Any:
     from mlflow.store.tracking.rest_store import RestStore
     from mlflow.tracking._tracking_service.utils import _get_store
 
-    scheme = tracking_uri.split(":", 1)[0].lower()
-    shown = masked(tracking_uri, tracking_uri)
-    if scheme in ("", "file", "mssql") or tracking_uri.startswith(("/", ".")) or (":" not in tracking_uri and scheme != "databricks"):
+    address = Address.of(tracking_uri)
+    scheme, shown = address.scheme, address.shown
+    if address.kind == "folder" or scheme == "mssql":
         path = tracking_uri.removeprefix("file://")
         if scheme == "mssql":
             lacks = "is a database of a kind that is not read"

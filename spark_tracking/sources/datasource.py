@@ -105,11 +105,8 @@ class ExperimentSource(MlflowSource):
 
 @dataclass
 class MlflowPartition(InputPartition):
-    """A key range, and how many requests a second its task may make.
-
-    Attributes:
-        jvm: where it was planned. A task of that same JVM has `requests_per_second` in common with all others of it.
-        share: of a task elsewhere, which knows of no other.
+    """A key range, and how many requests a second its task may make: a task of the `jvm` where it was planned has
+    `requests_per_second` in common with all others of it; one elsewhere knows of no other and takes its `share`.
     """
 
     range: Range

@@ -21,14 +21,7 @@ _NOTE = "spark-tracking-use-"
 
 @dataclass(frozen=True)
 class Defaults:
-    """What `spark_tracking.use` carries from the user's process into Spark's.
-
-    Attributes:
-        tracking_uri: the server; may hold a database's password, hence not shown.
-        experiment_ids: the active experiment, for `format("mlflow-experiment").load()`.
-        variables: environment variables with which MLflow finds its credentials; not shown.
-        used: whether `use` was called at all.
-    """
+    """What `spark_tracking.use` carries from the user's process into Spark's, credentials included; whether it was called at all."""
 
     tracking_uri: str | None = field(default=None, repr=False)
     experiment_ids: tuple[str, ...] | None = None

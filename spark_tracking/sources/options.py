@@ -36,29 +36,18 @@ _PATHS = ("path", "paths")
 
 @dataclass(frozen=True)
 class Request:
-    """A checked set of options.
+    """A checked set of options: how many tasks read what from where, and how many requests a second they make together."""
 
-    Attributes:
-        tracking_uri: the server; not shown, since it may come from `use`.
-        query: what to read.
-        partitions: how many tasks; None lets the reader choose.
-        requests_per_second: of all tasks together.
-    """
-
-    tracking_uri: str = field(repr=False)
+    tracking_uri: str = field(repr=False)  # may come from `use`, password included
     query: Query
     partitions: int | None = None
     requests_per_second: float | None = None
 
 
 def parse_options(options: Mapping[str, str], table: str | None, defaults: Defaults, environ: Mapping[str, str] | None = None) -> Request:
-    """Check the options and fill in what was not given.
+    """Check the options, as Spark hands them over, and fill in what was not given from `defaults`, then the environment.
 
-    Args:
-        options: as Spark hands them over: names in any case, values as text, `path` and `paths` from `load`.
-        table: the table, for a format that has one; else `load` names it.
-        defaults: what `use` said.
-        environ: the environment, the process's by default.
+    `table` is that of a format that has one; else `load` names it.
 
     Raises:
         InvalidInput: an unknown option or a bad value; the message lists what there is.

@@ -45,11 +45,7 @@ def java() -> str:
 
 
 def found_java() -> tuple[str, int]:
-    """The command and its major version.
-
-    Raises:
-        InvalidState: there is none, or it does not run.
-    """
+    """The command and its major version; InvalidState where there is none, or it does not run."""
     home = os.environ.get("JAVA_HOME")
     command = os.path.join(home, "bin", "java") if home else shutil.which("java")
     if not command:

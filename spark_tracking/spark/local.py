@@ -51,9 +51,7 @@ def local_spark(
     `MLFLOW_TRACKING_URI`) must be set before.
 
     Args:
-        app: the application's name.
-        cores: task slots.
-        memory: the JVM's heap, as Spark writes it.
+        memory: the JVM's heap, as Spark writes it (`512m`, `2g`).
         connect: start a Spark Connect server and return its client; needs `pyspark[connect]`.
         settings: further Spark settings, which win over ours.
 

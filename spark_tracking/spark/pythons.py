@@ -29,11 +29,7 @@ ADVICE = (
 
 
 def check_workers(session: SparkSession) -> None:
-    """See that a classic session's workers run a Python that has this package.
-
-    Raises:
-        InvalidState: they do not; the sources would fail at `load()`.
-    """
+    """See that a classic session's workers run a Python that has this package; InvalidState where the sources would fail at `load()`."""
     if problem := worker_problem(session):
         raise InvalidState(f"{problem} {ADVICE}")
 

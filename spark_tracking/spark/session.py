@@ -54,11 +54,7 @@ def running_or_local(app: str) -> Iterator[SparkSession]:
 
 
 def see_listening(master: str) -> None:
-    """See that something listens at a master, which Spark's own clients try for minutes.
-
-    Raises:
-        OSError: nothing does.
-    """
+    """See that something listens at a master, which Spark's own clients try for minutes; OSError where nothing does."""
     parts = urlsplit(master.split(",")[0])
     if parts.hostname and parts.scheme in _PORTS:
         socket.create_connection((parts.hostname, parts.port or _PORTS[parts.scheme]), timeout=10).close()

@@ -7,9 +7,9 @@ import shutil
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from hashlib import sha256
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 from weakref import WeakSet
@@ -34,7 +34,7 @@ def ensure_package(session: SparkSession) -> None:
     if session in _served:
         return
     try:
-        (missing,) = ask(session, _lacking("spark_tracking", *NEEDED), tasks=1)
+        (missing,) = ask(session, partial(_lacking, ("spark_tracking", *NEEDED)), tasks=1)
     except Exception as error:
         if not (reason := python_reason(error)):
             raise
@@ -60,13 +60,8 @@ def send_package(session: SparkSession) -> None:
     _served.add(session)
 
 
-def _lacking(*names: str) -> Callable[[], list[str]]:
-    def lacking() -> list[str]:
-        from importlib.util import find_spec
-
-        return [name for name in names if find_spec(name) is None]
-
-    return lacking
+def _lacking(names: tuple[str, ...]) -> list[str]:
+    return [name for name in names if find_spec(name) is None]
 
 
 @cache

@@ -16,6 +16,7 @@ from mlflow.store.entities.paged_list import PagedList
 from mlflow.store.model_registry import SEARCH_MODEL_VERSION_MAX_RESULTS_DEFAULT, SEARCH_MODEL_VERSION_MAX_RESULTS_THRESHOLD
 from mlflow.utils import validation
 
+from spark_tracking.address import LakeUri
 from spark_tracking.errors import InvalidUri
 from spark_tracking.kinds import entities, filters, lake_sql
 from spark_tracking.kinds.catalog import MODEL_VERSION, REGISTERED_MODEL
@@ -23,7 +24,6 @@ from spark_tracking.kinds.shapes import version_id
 from spark_tracking.lake import Entity, Event
 from spark_tracking.store.registered_models import RegisteredModels, latest_of_stages
 from spark_tracking.store.things import Home, Things, invalid, not_found, now, require_at_most
-from spark_tracking.uri import LakeUri
 
 _LATEST = "latest"
 # the first MLflows of 3.x refuse 'latest' and 'v1' with the rest

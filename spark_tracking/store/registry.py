@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from mlflow.store.model_registry.abstract_store import AbstractStore
 
+from spark_tracking.address import LakeUri
 from spark_tracking.lake import Lake
 from spark_tracking.store.model_versions import ModelVersions
 from spark_tracking.store.registered_models import RegisteredModels
 from spark_tracking.store.things import Home
 from spark_tracking.store.unsupported import fill
-from spark_tracking.uri import LakeUri
 
 INHERITED = frozenset(
     {

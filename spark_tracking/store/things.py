@@ -15,11 +15,11 @@ from mlflow.store.entities.paged_list import PagedList
 from mlflow.utils import time as mlflow_time
 from mlflow.utils.search_utils import SearchUtils
 
+from spark_tracking.address import LakeUri
 from spark_tracking.kinds import lake_sql
 from spark_tracking.kinds.catalog import Kind
 from spark_tracking.kinds.state import Stamp
 from spark_tracking.lake import Entity, Event, Lake
-from spark_tracking.uri import LakeUri
 
 T = TypeVar("T")
 MAX_TIME = 253_402_300_799_000

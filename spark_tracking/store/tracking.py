@@ -5,6 +5,7 @@ from __future__ import annotations
 from mlflow.store.tracking.abstract_store import AbstractStore
 from mlflow.utils.uri import resolve_uri_if_local
 
+from spark_tracking.address import LakeUri
 from spark_tracking.lake import Lake
 from spark_tracking.store.experiments import DEFAULT_ID, Experiments
 from spark_tracking.store.logged_models import LoggedModels
@@ -13,7 +14,6 @@ from spark_tracking.store.runs import Runs
 from spark_tracking.store.things import Home
 from spark_tracking.store.trash import Trash
 from spark_tracking.store.unsupported import fill
-from spark_tracking.uri import LakeUri
 
 INHERITED = frozenset(
     {

@@ -18,6 +18,7 @@ from mlflow.utils.uri import append_to_uri_path, is_local_uri
 from tqdm import tqdm
 
 from spark_tracking import config
+from spark_tracking.address import is_plain_id
 from spark_tracking.delta import storage
 from spark_tracking.errors import LakeError, NotFound, Unavailable
 from spark_tracking.here import active_tracking_uri
@@ -27,7 +28,6 @@ from spark_tracking.kinds.state import Register, Stamp, time_of
 from spark_tracking.lake import Entity, Lake
 from spark_tracking.masking import masked
 from spark_tracking.store.things import Home, attrs, ids_in, now
-from spark_tracking.uri import is_plain_id
 
 _log = logging.getLogger(__name__)
 _NOWHERE = "file:///nonexistent/spark-tracking"

@@ -37,7 +37,7 @@ def test_what_a_client_and_a_server_need_imports_without_pyspark() -> None:
     assert python(f"import sys; sys.modules['pyspark'] = None; import {modules}; print('imported')") == "imported"
 
 
-@pytest.mark.parametrize("module", ["errors", "lake", "readers", "sources", "store", "scoring", "cluster"])
+@pytest.mark.parametrize("module", ["errors", "here", "lake", "readers", "spark", "sources", "store", "mirror", "scoring", "cluster.use"])
 def test_any_room_can_be_entered_first(module: str) -> None:
     # MLflow imports our plug-ins while it is itself imported; what fails then is only a warning.
     code = f"import warnings; warnings.simplefilter('error', UserWarning); import spark_tracking.{module}; import mlflow; print('imported')"

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spark_tracking.cluster import environment
-from spark_tracking.destination import FIELDS, Destination, azureml_uri, check_experiment, map_experiment, resolve
+from spark_tracking.cluster.settings import FIELDS, azureml_uri, check_experiment, destination, map_experiment, resolve
 from spark_tracking.errors import InvalidInput, InvalidSetting, InvalidState
 
 SUBSCRIPTION = "0f1e2d3c-0000-4000-8000-00000000abcd"
@@ -43,7 +43,8 @@ def variables(**environ: str) -> dict[str, str]:
     ],
 )
 def test_each_kind_of_destination_is_recognised(text: str, kind: str, uri: str) -> None:
-    assert Destination.parse(text) == Destination(kind, uri)
+    found = destination(text)
+    assert (found.kind, found.uri) == (kind, uri)
 
 
 @pytest.mark.parametrize(
@@ -221,7 +222,7 @@ def test_a_lake_is_noted_for_clients_that_do_not_know_its_uri() -> None:
 @given(st.text(st.characters(blacklist_categories=("Cc", "Cs"), blacklist_characters="{}\x7f"), min_size=1, max_size=60))
 def test_exports_survive_a_shell_whatever_the_experiment(name: str) -> None:
     try:
-        plan = environment.resolve({"SPARK_TRACKING_URI": "http://h", "SPARK_TRACKING_EXPERIMENT": name})
+        plan = environment.plan_for({"SPARK_TRACKING_URI": "http://h", "SPARK_TRACKING_EXPERIMENT": name})
     except InvalidSetting:
         return
     script = environment.exports(plan) + 'printf %s "$SPARK_TRACKING_EXPERIMENT"'
@@ -231,7 +232,7 @@ def test_exports_survive_a_shell_whatever_the_experiment(name: str) -> None:
 
 def test_the_check_imports_neither_mlflow_nor_deltalake_when_all_is_right() -> None:
     code = (
-        "import sys; from spark_tracking.cluster.environment import resolve; resolve(); "
+        "import sys; from spark_tracking.cluster.environment import plan_for; plan_for(); "
         "print([m for m in ('mlflow', 'deltalake', 'pyspark', 'pyarrow', 'pandas') if m in sys.modules])"
     )
     environ = {**os.environ, "SPARK_TRACKING_URI": "delta:///shared/lake"}
@@ -241,11 +242,11 @@ def test_the_check_imports_neither_mlflow_nor_deltalake_when_all_is_right() -> N
 
 @pytest.mark.parametrize("uri", ["delta+s3://b/lake", "delta+abfss://c@a.dfs.core.windows.net/lake"])
 def test_a_lake_on_an_object_store_needs_its_extra(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    environment.resolve({"SPARK_TRACKING_URI": uri})
+    environment.plan_for({"SPARK_TRACKING_URI": uri})
     monkeypatch.setattr(environment, "find_spec", lambda name: None)
     with pytest.raises(InvalidState, match=r"spark-tracking\[(s3|abfss)\]"):
-        environment.resolve({"SPARK_TRACKING_URI": uri})
-    environment.resolve({"SPARK_TRACKING_URI": "delta:///shared/lake"})
+        environment.plan_for({"SPARK_TRACKING_URI": uri})
+    environment.plan_for({"SPARK_TRACKING_URI": "delta:///shared/lake"})
 
 
 def test_apply_sets_this_process_as_a_start_would() -> None:

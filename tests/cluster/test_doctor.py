@@ -19,11 +19,11 @@ from click.testing import CliRunner
 from mlflow.entities import Run, ViewType
 
 import spark_tracking
-from spark_tracking.cli.doctor import doctor as command
+from spark_tracking.cli import main
 from spark_tracking.cluster import doctor, nodes
 from spark_tracking.cluster.doctor import examine, token_expiry
 from spark_tracking.cluster.findings import ERROR, OK, WARNING, Finding, Report
-from spark_tracking.cluster.nodes import compare, fingerprint_in, node_reporter
+from spark_tracking.cluster.nodes import compare, fingerprint_in, node_report
 from spark_tracking.cluster.versions import unmet
 
 if TYPE_CHECKING:
@@ -225,7 +225,7 @@ def test_versions_that_break_what_a_package_declares_are_named() -> None:
 
 
 def test_differences_between_driver_and_executors_are_shown_with_the_executor() -> None:
-    driver = node_reporter()()
+    driver = node_report()
     driver["environ"]["MLFLOW_TRACKING_URI"] = "http://h:5000"
     same = json.loads(json.dumps(driver))
     assert [finding.level for finding in compare(driver, {"a/1": same})] == [OK]
@@ -241,11 +241,11 @@ def test_differences_between_driver_and_executors_are_shown_with_the_executor() 
 
 def test_the_command_exits_by_health_and_prints_json(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
-    well = CliRunner().invoke(command, ["--json", "--read-only"])
+    well = CliRunner().invoke(main, ["doctor", "--json", "--read-only"])
     assert json.loads(well.stdout)["healthy"] is True
     assert well.exit_code == 0
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    assert CliRunner().invoke(command, ["--read-only"]).exit_code == 1
+    assert CliRunner().invoke(main, ["doctor", "--read-only"]).exit_code == 1
 
 
 def test_no_java_is_a_warning_with_what_to_do(database: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -282,7 +282,7 @@ def test_a_session_has_its_executors_looked_at_too(spark: SparkSession, lake_uri
 def test_a_master_that_is_not_there_is_a_finding_at_once(master: str, database: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", database)
     begun = time.monotonic()
-    done = CliRunner().invoke(command, ["--read-only", "--json", "--master", master])
+    done = CliRunner().invoke(main, ["doctor", "--read-only", "--json", "--master", master])
     assert time.monotonic() - begun < 30
     assert done.exit_code == 1
     (finding,) = [found for found in json.loads(done.stdout)["findings"] if found["subject"] == "Spark"]

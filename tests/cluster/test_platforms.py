@@ -16,7 +16,7 @@ from click.testing import CliRunner, Result
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from spark_tracking.cli.cluster import cluster
+from spark_tracking.cli import main
 from spark_tracking.cluster.platforms import Settings, databricks_cluster, databricks_policy, emr_configurations, spark_properties
 from spark_tracking.errors import InvalidInput
 
@@ -146,7 +146,7 @@ def test_yarn_gets_drivers_and_executors_and_no_secret() -> None:
 
 
 def run(*arguments: str) -> Result:
-    return CliRunner().invoke(cluster, list(arguments))
+    return CliRunner().invoke(main, ["cluster", *arguments])
 
 
 def test_the_printed_policy_is_the_functions(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ import mlflow
 import pytest
 from mlflow.tracking.default_experiment.databricks_notebook_experiment_provider import DatabricksNotebookExperimentProvider
 
+from spark_tracking import here
 from spark_tracking.cluster import experiments, plugins
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 @pytest.fixture(autouse=True)
 def fresh_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plugins, "_ids", {})
-    monkeypatch.setattr(experiments, "_warned", set())
+    monkeypatch.setattr(here, "_warned", set())
     DatabricksNotebookExperimentProvider._resolve_notebook_experiment_id.cache_clear()
 
 

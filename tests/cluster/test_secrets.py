@@ -15,13 +15,13 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import spark_tracking
+from spark_tracking.address import LakeUri
 from spark_tracking.cluster.findings import OK, Finding
-from spark_tracking.destination import Destination
+from spark_tracking.cluster.settings import destination
 from spark_tracking.errors import InvalidInput, SparkTrackingError
 from spark_tracking.masking import masked, without_secrets
 from spark_tracking.mirror.result import SyncResult
 from spark_tracking.sources.options import Defaults, parse_options
-from spark_tracking.uri import LakeUri
 
 PLACES = (
     "delta://u:{}@h/x", "delta://{}@h/x", "http://{}@host", "https://ann:{}@host:5000/p", "delta+s3://{}@b", "delta+s3://k:{}@b/l",
@@ -59,7 +59,7 @@ def test_a_secret_of_any_characters_is_masked_where_the_uri_is_known(place: str,
 @given(st.sampled_from(PLACES), odd)
 def test_no_refusal_result_or_finding_shows_it(place: str, secret: str) -> None:
     uri = place.format(secret)
-    for refuse in (Destination.parse, LakeUri.parse, lambda uri: parse_options({"tracking_uri": uri, "path": "runs"}, None, Defaults())):
+    for refuse in (destination, LakeUri.parse, lambda uri: parse_options({"tracking_uri": uri, "path": "runs"}, None, Defaults())):
         with pytest.raises(SparkTrackingError) as refused:
             refuse(uri)
         assert not leaks(secret, str(refused.value))

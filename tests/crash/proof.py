@@ -17,7 +17,6 @@ from spark_tracking.lake import Lake
 from spark_tracking.lake.journal import SEALED, SUFFIX
 from spark_tracking.lake.replay import lacking, of_logs
 from spark_tracking.lake.tables import DERIVED, LOGS
-from spark_tracking.uri import LakeUri
 from tests.crash.worker import SHARED_RUN, TRIPLE, half_calls
 
 

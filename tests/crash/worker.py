@@ -21,11 +21,11 @@ from typing import Any
 from deltalake import DeltaTable
 
 import spark_tracking.delta.query  # noqa: F401  # imported once, before processes are forked off
+from spark_tracking.address import LakeUri
 from spark_tracking.delta.table import Table
 from spark_tracking.lake import Event, Lake, MetricBlock
 from spark_tracking.lake.flush import Flusher
 from spark_tracking.lake.journal import Journal, SegmentWriter
-from spark_tracking.uri import LakeUri
 
 SHARED_RUN = "shared"
 MODEL = "model 'of' all"

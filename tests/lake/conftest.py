@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from spark_tracking.address import LakeUri
 from spark_tracking.lake import Lake
-from spark_tracking.uri import LakeUri
 
 
 @pytest.fixture(autouse=True)

@@ -16,11 +16,11 @@ from deltalake import DeltaTable
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
+from spark_tracking.address import LakeUri
 from spark_tracking.cli import main
 from spark_tracking.kinds.state import ModelPoint
 from spark_tracking.lake import Event, Lake
 from spark_tracking.lake.journal_record import encode
-from spark_tracking.uri import LakeUri
 from tests.lake.making import param, points, run_created, tag, what
 
 LOGS = ("events", "run_metrics_history")

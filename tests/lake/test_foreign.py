@@ -16,10 +16,10 @@ from click.testing import CliRunner
 from deltalake import DeltaTable, write_deltalake
 
 import spark_tracking as st
+from spark_tracking.address import LakeUri
 from spark_tracking.cli import main
 from spark_tracking.errors import InvalidUri, LakeFormatError
 from spark_tracking.lake import Lake
-from spark_tracking.uri import LakeUri
 from tests.lake.making import points, run_created
 
 AT_ONCE = timedelta(0)

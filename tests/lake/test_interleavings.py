@@ -17,7 +17,6 @@ from spark_tracking.kinds.rows import rows as project_rows
 from spark_tracking.lake import Lake, process_view
 from spark_tracking.lake.replay import of_logs
 from spark_tracking.lake.tables import EVENTS_LOG, METRICS_LOG
-from spark_tracking.uri import LakeUri
 from tests.lake.making import param, points, run_created, tag, what
 
 who = st.sampled_from([0, 1])

@@ -21,11 +21,11 @@ import pytest
 from click.testing import CliRunner
 from deltalake import DeltaTable
 
+from spark_tracking.address import LakeUri
 from spark_tracking.cli import main
 from spark_tracking.errors import LakeError, LakeFormatError, LakeReadOnly, NoSpace
 from spark_tracking.lake import Event, Lake, MetricBlock, root_folder
 from spark_tracking.lake.derived_table import DerivedTable
-from spark_tracking.uri import LakeUri
 from tests.lake.making import param, points, run_created, tag, what
 
 Another = Callable[[], Lake]

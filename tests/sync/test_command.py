@@ -12,10 +12,10 @@ from click.testing import CliRunner
 from mlflow.tracking import MlflowClient
 
 import spark_tracking as st
+from spark_tracking.address import LakeUri
 from spark_tracking.cli import main
 from spark_tracking.lake import Event, Lake
 from spark_tracking.store.maintain import Maintained, maintain
-from spark_tracking.uri import LakeUri
 from tests.sync.conftest import T0, shown
 
 

@@ -18,9 +18,9 @@ import pytest
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.tracking import MlflowClient
 
+from spark_tracking.address import LakeUri
 from spark_tracking.lake import Lake
 from spark_tracking.mirror import sync
-from spark_tracking.uri import LakeUri
 from tests.servers import mlflow_server
 from tests.sync.conftest import T0, portable, shown
 

@@ -26,7 +26,7 @@ def test_the_second_time_nothing_is_written(database: str, lake_uri: str) -> Non
 def test_without_its_bookmarks_a_sync_compares_all_and_still_writes_nothing(database: str, lake_uri: str) -> None:
     import shutil
 
-    from spark_tracking.uri import LakeUri
+    from spark_tracking.address import LakeUri
 
     sync(database, lake_uri)
     shutil.rmtree(LakeUri.parse(lake_uri).path / "_sync")
@@ -81,7 +81,7 @@ def test_two_sources_of_the_same_names_do_not_mix(database: str, lake_uri: str, 
 
 
 def test_a_dry_run_tells_and_changes_nothing(database: str, lake_uri: str) -> None:
-    from spark_tracking.uri import LakeUri
+    from spark_tracking.address import LakeUri
 
     told = sync(database, lake_uri, dry_run=True)
     assert (told.things["run"].new, told.points, LakeUri.parse(lake_uri).path.exists()) == (6, 49, False)

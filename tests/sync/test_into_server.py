@@ -13,10 +13,10 @@ import pytest
 from mlflow.entities import Dataset, DatasetInput, Metric
 from mlflow.tracking import MlflowClient
 
+from spark_tracking.address import LakeUri
 from spark_tracking.errors import InvalidInput
 from spark_tracking.mirror import server as servers
 from spark_tracking.mirror import sync
-from spark_tracking.uri import LakeUri
 from tests.servers import mlflow_server
 from tests.sync.conftest import T0, portable
 from tests.sync.proxy import Proxy

@@ -16,11 +16,11 @@ from deltalake import DeltaTable
 from mlflow.tracking import MlflowClient
 
 import spark_tracking as st
+from spark_tracking.address import LakeUri
 from spark_tracking.cli import main
 from spark_tracking.lake.tables import BY_NAME
 from spark_tracking.mirror import sync
 from spark_tracking.sources.catalog import register
-from spark_tracking.uri import LakeUri
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession

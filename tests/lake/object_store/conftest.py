@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from spark_tracking.address import LakeUri
 from spark_tracking.lake import Lake
-from spark_tracking.uri import LakeUri
 from tests.lake.object_store.emulators import Emulator, azurite, start_azurite, start_s3
 
 

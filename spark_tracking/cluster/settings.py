@@ -1,6 +1,4 @@
-"""Where a cluster tracks to: settings in, MLflow's environment variables out. Pure functions; no network, no MLflow.
-
-A destination is one of four kinds:
+"""Where a cluster tracks to: settings in, MLflow's environment variables out. Pure functions; no network.
 
 | kind | `SPARK_TRACKING_URI` |
 |---|---|
@@ -27,8 +25,8 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from spark_tracking import config
+from spark_tracking.address import Address, LakeUri
 from spark_tracking.masking import carries_more, masked
-from spark_tracking.uri import OBJECT_STORES, SCHEMES, LakeUri
 
 if TYPE_CHECKING:
     from spark_tracking.errors import InvalidSetting
@@ -42,58 +40,33 @@ _AZUREML = re.compile(
 )
 _NO_LAKE_MOUNTS = ("/Volumes/", "/dbfs/", "/Workspace/")
 _AZURE_SECRETS = ("AZURE_CLIENT_SECRET", "AZURE_CLIENT_CERTIFICATE_PATH", "AZURE_FEDERATED_TOKEN_FILE")
+_PARTS = {
+    "subscription_id": config.AZURE_SUBSCRIPTION,
+    "resource_group": config.AZURE_RESOURCE_GROUP,
+    "workspace_name": config.AZURE_WORKSPACE,
+}
 
 _CARRIES_MORE = (
     "'{}' carries credentials, a query or a fragment. Take them out of the URI: credentials belong into variables that come from a secret "
     "scope, MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, for a server, and AWS_…, AZURE_… or GOOGLE_… "
     "for a lake."
 )
+_A_DATABASE = "is a database, whose password every process would need; put an `mlflow server` in front of it"
+_WHY_NOT = {
+    "adbazureml": "was retired with azureml-mlflow 1.43 and no longer reaches a server; "
+    "take the azureml:// URI (`az ml workspace show --query mlflow_tracking_uri`) or SPARK_TRACKING_AZURE_*",
+    "file": "is a folder of one node, and MLflow's file store is retired; take delta:///a/shared/folder",
+    "sqlite": "is a file of one node; take delta:///a/shared/folder, or an `mlflow server` in front of the database",
+    **dict.fromkeys(("postgresql", "mysql", "mssql"), _A_DATABASE),
+}
 
 FindRegion = Callable[[str, str, str], str]
 """(subscription, resource group, workspace) -> region."""
 
 
 @dataclass(frozen=True)
-class Destination:
-    """One tracking server.
-
-    Attributes:
-        kind: `databricks`, `server`, `lake` or `azureml`.
-        uri: as MLflow takes it; never holds a credential.
-    """
-
-    kind: str
-    uri: str
-
-    @classmethod
-    def parse(cls, text: str) -> Destination:
-        """Parse a tracking URI.
-
-        Raises:
-            InvalidUri: a lake's URI that does not parse.
-            InvalidSetting: any other text that is no tracking URI for a cluster.
-
-        Example:
-            >>> Destination.parse("https://mlflow.example.com/").uri
-            'https://mlflow.example.com'
-        """
-        scheme = text.split(":", 1)[0].lower()
-        if text == "databricks" or re.fullmatch(r"databricks://[\w.:-]+", text):
-            return cls("databricks", text)
-        if carries_more(text) and scheme in ("http", "https", "azureml", "databricks", *SCHEMES, *OBJECT_STORES):
-            raise _wrong(_CARRIES_MORE.format(masked(text, text)))
-        if scheme in ("http", "https"):
-            return cls("server", _server(text))
-        if scheme in (*SCHEMES, *OBJECT_STORES) and ":" in text:
-            return cls("lake", _lake(text))
-        if scheme == "azureml":
-            return cls("azureml", _azureml(text))
-        raise _wrong(_why_not(scheme, masked(text, text)))
-
-
-@dataclass(frozen=True)
 class Note:
-    """What an administrator should know: `text`, and where something should be done about it, `fix`."""
+    """What an administrator should know, and what to do about it, or ''."""
 
     text: str
     fix: str = ""
@@ -104,24 +77,17 @@ class Note:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a start sets.
+    """What a start sets: where runs go, and the variables of every Python process of the cluster. No secret is in any of it."""
 
-    Attributes:
-        destination: where runs go.
-        variables: environment variables by name, for every Python process of the cluster. Never a secret.
-        notes: what an administrator should know.
-    """
-
-    destination: Destination
+    destination: Address
     variables: Mapping[str, str]
     notes: tuple[Note, ...] = field(default=())
 
 
 def resolve(environ: Mapping[str, str] | None = None, find_region: FindRegion | None = None) -> Plan:
-    """Turn `SPARK_TRACKING_*` settings into the variables that MLflow and its plug-ins read.
+    """Turn `SPARK_TRACKING_*` settings, by default the process's, into the variables that MLflow and its plug-ins read.
 
     Args:
-        environ: the settings; the process's environment by default.
         find_region: asked for the region of an Azure ML workspace that is given by its parts without one.
 
     Raises:
@@ -135,28 +101,48 @@ def resolve(environ: Mapping[str, str] | None = None, find_region: FindRegion | 
     environ = os.environ if environ is None else environ
     _check_characters(environ)
     config.STRICT.get(environ)
-    destination = _destination(environ, find_region)
-    variables = {"MLFLOW_TRACKING_URI": destination.uri}
-    registry = config.REGISTRY_URI.get(environ)
-    if registry:
-        variables["MLFLOW_REGISTRY_URI"] = _registry(registry)
-    elif destination.kind != "databricks":  # there MLflow chooses Unity Catalog; elsewhere a platform's default must not win
-        variables["MLFLOW_REGISTRY_URI"] = destination.uri
+    address = _destination(environ, find_region)
+    variables = {"MLFLOW_TRACKING_URI": address.uri}
+    if registry := config.REGISTRY_URI.get(environ):
+        catalog = re.fullmatch(r"databricks-uc(://[\w.:-]+)?", registry)
+        variables["MLFLOW_REGISTRY_URI"] = registry if catalog else destination(registry).uri
+    elif address.kind != "databricks":  # there MLflow chooses Unity Catalog; elsewhere a platform's default must not win
+        variables["MLFLOW_REGISTRY_URI"] = address.uri
     if experiment := config.EXPERIMENT.get(environ):
-        check_experiment(experiment, destination.kind)
+        check_experiment(experiment, address.kind)
         variables[config.EXPERIMENT.name] = experiment
-    if destination.kind == "azureml":
+    if address.kind == "azureml":
         _check_azure_credentials(environ)
         variables["AZURE_TOKEN_CREDENTIALS"] = "prod"  # azure-identity: no developer's log-ins, which may prompt
-    return Plan(destination, variables, tuple(_notes(environ, destination)))
+    return Plan(address, variables, tuple(_notes(environ, address)))
+
+
+def destination(text: str) -> Address:
+    """The address of a server that every process of a cluster can track to.
+
+    Raises:
+        InvalidUri: a lake's URI that does not parse.
+        InvalidSetting: any other text that is no tracking URI for a cluster.
+
+    Example:
+        >>> destination("https://mlflow.example.com/").uri
+        'https://mlflow.example.com'
+    """
+    address = Address.of(text)
+    if text == "databricks" or re.fullmatch(r"databricks://[\w.:-]+", text):
+        return address
+    checked = {"lake": _lake, "store": _lake, "server": _server, "azureml": _azureml}.get(address.kind)
+    if (checked or address.scheme == "databricks") and carries_more(text):
+        raise _wrong(_CARRIES_MORE.format(address.shown))
+    if checked:
+        return Address.of(checked(text))
+    driverless = address.scheme.partition("+")[0]
+    reason = _WHY_NOT.get(driverless, "is no tracking URI; expected databricks, http(s)://…, delta+abfss://… (or s3, gs) or azureml://…")
+    raise _wrong(f"{config.URI.name}='{address.shown}' {reason}.")
 
 
 def check_experiment(template: str, kind: str = "server") -> None:
-    """Check an experiment's name as a setting gives it.
-
-    Raises:
-        InvalidSetting: an unknown `{field}`, unbalanced braces, or a name that the destination cannot have.
-    """
+    """Refuse (InvalidSetting) unknown `{field}`s, unbalanced braces, and a name that the destination cannot have."""
     try:
         names = [name for _, name, _, _ in string.Formatter().parse(template) if name is not None]
     except ValueError as error:
@@ -196,11 +182,7 @@ def map_experiment(name: str, kind: str, user: str) -> str:
 
 
 def azureml_uri(subscription: str, group: str, workspace: str, region: str) -> str:
-    """The tracking URI of an Azure ML workspace in the public cloud.
-
-    Raises:
-        InvalidSetting: a part has the wrong form.
-    """
+    """The tracking URI of an Azure ML workspace in the public cloud; InvalidSetting where a part has the wrong form."""
     region = region.lower().replace(" ", "")  # the portal writes "West Europe"
     for text, pattern, setting, expected in (
         (subscription, _GUID, config.AZURE_SUBSCRIPTION, "a GUID"),
@@ -216,22 +198,22 @@ def azureml_uri(subscription: str, group: str, workspace: str, region: str) -> s
     )
 
 
-def _destination(environ: Mapping[str, str], find_region: FindRegion | None) -> Destination:
+def _destination(environ: Mapping[str, str], find_region: FindRegion | None) -> Address:
     uri = config.URI.get(environ)
     parts = _azure_parts(environ)
     if uri and parts:
         raise _wrong(f"Both {config.URI.name} and SPARK_TRACKING_AZURE_* are set. Keep one: they name the same thing.")
     if uri:
-        return Destination.parse(uri)
+        return destination(uri)
     if not parts:
         near = _typos(environ)
         raise _wrong(
             f"{config.URI.name} is not set. Expected databricks, http(s)://…, delta+abfss://… or azureml://…"
             + (f" Did you mean it by {near[0][0]}?" if near else "")
         )
-    subscription, group, workspace = (parts.get(name, "") for name in ("subscription_id", "resource_group", "workspace_name"))
-    if missing := [name for name in ("subscription_id", "resource_group", "workspace_name") if not parts.get(name)]:
+    if missing := [name for name in _PARTS if not parts.get(name)]:
         raise _wrong(f"The Azure ML workspace is not complete: {', '.join(missing)} missing. Set SPARK_TRACKING_AZURE_* or the whole URI.")
+    subscription, group, workspace = (parts[name] for name in _PARTS)
     region = config.AZURE_REGION.get(environ)
     azureml_uri(subscription, group, workspace, region or "anywhere")
     if not region:
@@ -239,28 +221,22 @@ def _destination(environ: Mapping[str, str], find_region: FindRegion | None) -> 
         if find_region is None:
             raise _wrong(f"{config.AZURE_REGION.name} is not set. Set it to the workspace's region, such as westeurope.")
         region = find_region(subscription, group, workspace)
-    return Destination("azureml", azureml_uri(subscription, group, workspace, region))
+    return Address.of(azureml_uri(subscription, group, workspace, region))
 
 
 def _azure_parts(environ: Mapping[str, str]) -> dict[str, str]:
-    parts = {
-        "subscription_id": config.AZURE_SUBSCRIPTION.get(environ),
-        "resource_group": config.AZURE_RESOURCE_GROUP.get(environ),
-        "workspace_name": config.AZURE_WORKSPACE.get(environ),
-    }
-    given = {name: text for name, text in parts.items() if text}
+    given = {name: text for name, setting in _PARTS.items() if (text := setting.get(environ))}
     path = config.AZURE_CONFIG.get(environ)
     if not path:
         return given
     try:
         document = json.loads(Path(path).read_text(encoding="utf-8-sig"))
-        file = {name: str(document[name]) for name in parts}
+        return {**{name: str(document[name]) for name in _PARTS}, **given}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _wrong(
             f"{config.AZURE_CONFIG.name}='{path}' is not a workspace's config.json ({type(error).__name__}: {error}). "
             "Expected JSON with subscription_id, resource_group and workspace_name, as the Azure portal downloads it."
         ) from None
-    return {**file, **given}
 
 
 def _server(text: str) -> str:
@@ -269,10 +245,9 @@ def _server(text: str) -> str:
         valid = bool(parts.hostname) and parts.port != 0
     except ValueError:
         valid = False
-    if not valid:
-        raise _wrong(f"'{text}' names no host. Expected http(s)://host[:port][/prefix].")
-    if re.search(r"\s", text):
-        raise _wrong(f"'{text}' holds a blank. Expected http(s)://host[:port][/prefix].")
+    blank = re.search(r"\s", text)
+    if blank or not valid:
+        raise _wrong(f"'{text}' {'holds a blank' if valid else 'names no host'}. Expected http(s)://host[:port][/prefix].")
     return text.rstrip("/")
 
 
@@ -299,26 +274,6 @@ def _azureml(text: str) -> str:
         "/resourceGroups/<group>/providers/Microsoft.MachineLearningServices/workspaces/<workspace> "
         "(`az ml workspace show --query mlflow_tracking_uri`)."
     )
-
-
-def _registry(text: str) -> str:
-    if re.fullmatch(r"databricks-uc(://[\w.:-]+)?", text):
-        return text
-    return Destination.parse(text).uri
-
-
-def _why_not(scheme: str, shown: str) -> str:
-    reasons = {
-        "adbazureml": "was retired with azureml-mlflow 1.43 and no longer reaches a server; "
-        "take the azureml:// URI (`az ml workspace show --query mlflow_tracking_uri`) or SPARK_TRACKING_AZURE_*",
-        "file": "is a folder of one node, and MLflow's file store is retired; take delta:///a/shared/folder",
-        "sqlite": "is a file of one node; take delta:///a/shared/folder, or an `mlflow server` in front of the database",
-    }
-    if scheme.split("+")[0] in ("postgresql", "mysql", "mssql"):
-        reason = "is a database, whose password every process would need; put an `mlflow server` in front of it"
-    else:
-        reason = reasons.get(scheme, "is no tracking URI; expected databricks, http(s)://…, delta+abfss://… (or s3, gs) or azureml://…")
-    return f"{config.URI.name}='{shown}' {reason}."
 
 
 def _check_azure_credentials(environ: Mapping[str, str]) -> None:
@@ -351,26 +306,25 @@ def _typos(environ: Mapping[str, str]) -> list[tuple[str, str]]:
     return [(name, next(iter(difflib.get_close_matches(name, known, 1)), "")) for name in strange]
 
 
-def _notes(environ: Mapping[str, str], destination: Destination) -> list[Note]:
+def _notes(environ: Mapping[str, str], address: Address) -> list[Note]:
     notes = [
         Note(f"{name} is not a setting of spark-tracking.", f"Did you mean {near}?" if near else "Take it away.")
         for name, near in _typos(environ)
     ]
     before = environ.get("MLFLOW_TRACKING_URI", "")
-    if before and before != destination.uri:
-        shown = masked(before, before)
-        notes.append(Note(f"MLFLOW_TRACKING_URI was '{shown}' and becomes '{destination.uri}': {config.URI.name} decides."))
+    if before and before != address.uri:
+        notes.append(Note(f"MLFLOW_TRACKING_URI was '{masked(before, before)}' and becomes '{address.uri}': {config.URI.name} decides."))
     if environ.get("MLFLOW_EXPERIMENT_NAME") or environ.get("MLFLOW_EXPERIMENT_ID"):
         text = (
             "MLFLOW_EXPERIMENT_NAME or _ID is set: for a whole cluster it sends subprocesses of a job that calls set_experiment elsewhere."
         )
         notes.append(Note(text, f"Set {config.EXPERIMENT.name} instead."))
-    if destination.kind == "lake":
+    if address.kind == "lake":
         text = "Scala's MlflowContext and R do not know a lake's URI: give them `mlflow server --backend-store-uri "
-        notes.append(Note(f"{text}'{destination.uri}'` on one node, and its http:// address."))
-        if destination.uri.startswith("delta:///"):
-            notes.append(Note(f"'{destination.uri}' is a local folder: every node must see the same one (NFS or the like)."))
-    if destination.uri.startswith("http://") and any(environ.get(f"MLFLOW_TRACKING_{name}") for name in ("PASSWORD", "TOKEN")):
+        notes.append(Note(f"{text}'{address.uri}'` on one node, and its http:// address."))
+        if address.uri.startswith("delta:///"):
+            notes.append(Note(f"'{address.uri}' is a local folder: every node must see the same one (NFS or the like)."))
+    if address.uri.startswith("http://") and any(environ.get(f"MLFLOW_TRACKING_{name}") for name in ("PASSWORD", "TOKEN")):
         notes.append(Note("Credentials go to an http:// server unencrypted.", "Prefer https://."))
     return notes
 
