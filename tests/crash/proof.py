@@ -11,6 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from spark_tracking.address import LakeUri
 from spark_tracking.delta.table import Table
 from spark_tracking.kinds.rows import rows as project_rows
 from spark_tracking.lake import Lake

@@ -12,6 +12,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
+from spark_tracking.address import LakeUri
 from spark_tracking.delta.table import Table
 from spark_tracking.kinds.rows import rows as project_rows
 from spark_tracking.lake import Lake, process_view
