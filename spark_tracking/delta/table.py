@@ -84,6 +84,7 @@ class Table:
         self._dataset: tuple[int, ds.FileSystemDataset] | None = None
         self._transactions: dict[str, int | None] = {}
         self._transactions_at = self.seen
+        self._greatest_until: dict[str, tuple[int, int]] = {}  # by column, up to a version
 
     @staticmethod
     def create(root: str, spec: TableSpec) -> None:
@@ -115,6 +116,7 @@ class Table:
         """A new handle, on the newest version, that knows nothing of before."""
         self.delta = DeltaTable(self.uri)
         self._dataset, self._transactions, self._transactions_at = None, {}, self.version()
+        self._greatest_until.clear()
 
     def transaction(self, name: str) -> int | None:
         """The value of an application transaction at the handle's version.
@@ -324,17 +326,25 @@ class Table:
         """The greatest value of a number column, from the files' statistics; 0 for an empty table.
 
         Args:
-            until: leave out what was appended after this version.
+            until: leave out what was appended after this version, as far as the log reaches back.
         """
-        files, name = self.files(), f"max.{column}"
-        if until is not None:
-            # appends alone carry transactions; other commits rewrite rows
-            appended = [file for commit in self.commits.after(until) if commit.transactions for file in commit.files]
-            later = pa.array(appended, pa.string())
-            files = files.filter(pc.invert(pc.is_in(files["path"], later)))
-        if name not in files.column_names or files.num_rows == 0:
-            return 0
-        return int(pc.max(files[name]).as_py() or 0)
+        if until is None:
+            return self._max_in(self.files(), column)
+        if self._greatest_until.get(column, (-2, 0))[0] != until:
+            if self.version() < until:
+                self.update()
+            files = self.files()
+            with suppress(Gone):
+                # appends alone carry transactions; other commits rewrite rows
+                later = [file for commit in self.commits.after(until) if commit.transactions for file in commit.files]
+                files = files.filter(pc.invert(pc.is_in(files["path"], pa.array(later, pa.string()))))
+            self._greatest_until[column] = until, self._max_in(files, column)
+        return self._greatest_until[column][1]
+
+    @staticmethod
+    def _max_in(files: pa.Table, column: str) -> int:
+        name = f"max.{column}"
+        return int(pc.max(files[name]).as_py() or 0) if name in files.column_names and files.num_rows else 0
 
     def sync_to_disk(self, after: int) -> None:
         """Make the commits after a version durable: delta-rs never fsyncs, and a journal must not go before its rows are down."""

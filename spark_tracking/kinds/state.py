@@ -203,6 +203,12 @@ class Entity:
         return Entity(self.kind, self.id, fields, dict(self.metrics), dict(self.points), self.purged)
 
     @property
+    def born(self) -> int:
+        """The clock of its creation; 0 before that is known."""
+        register = self.fields.get("attr", {}).get("created")
+        return 0 if register is None else register.stamp.hlc
+
+    @property
     def exists(self) -> bool:
         """Whether its creation has been seen and it was not purged after."""
         return self.attr("created") is not None

@@ -26,6 +26,7 @@ from spark_tracking.lake.journal import POINTS, writer_of
 from spark_tracking.lake.journal_record import Clock, PackedBlock, Record
 from spark_tracking.lake.journals import AnyJournal
 from spark_tracking.lake.log_rows import among, events_of, fold_blocks, fold_metric_rows, model_points
+from spark_tracking.lake.replay import fold_logs_of
 from spark_tracking.lake.tables import DERIVED, EVENTS_LOG, METRICS_LOG
 
 Key = tuple[str, str]
@@ -236,6 +237,7 @@ class View:
     def _load_whole(self, kind: str, ids: Collection[str]) -> dict[str, Whole]:
         loaded: dict[str, Whole] = {}
         stored = self.bases[kind].lookup(ids)
+        self._complete(kind, [id for id in ids if id not in stored])
         for id in ids:
             partial = self.tail.get((kind, id))
             entity = stored.get(id)
@@ -248,6 +250,16 @@ class View:
         while len(self._whole) > WHOLE_KEPT:
             self._whole.popitem(last=False)
         return loaded
+
+    def _complete(self, kind: str, ids: Iterable[str]) -> None:
+        """Fold in what the logs have of things whose creation is news: derived tables show nothing unborn, and cover it all the same.
+
+        Who writes of a thing has seen its creation, so that what he writes is stamped later.
+        """
+        news = [p for id in ids if (p := self.tail.get((kind, id))) and p.created and not p.stored]
+        covered = max(log.max_of("hlc", self.watermark(kind, name)) for name, log in self.logs.items()) if news else 0
+        if late := {(kind, p.entity.id): p.entity for p in news if p.entity.born <= covered}:
+            fold_logs_of(late, kind, self.events, self.metrics)
 
     def _partial(self, kind: str, id: str) -> Partial:
         partial = self.tail.get((kind, id))
@@ -276,6 +288,7 @@ class View:
         partial.events[source] = position
         if name == "attr" and key == "created":
             partial.created, partial.stored = (source, position), False
+            self._whole.pop((kind, id), None)  # loaded before it was there
         whole = self._whole.get((kind, id))
         if whole is not None:
             whole.entity.fold(stamp, name, key, value)

@@ -6,11 +6,8 @@ kind had no news needs no commit.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
-
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from spark_tracking.delta.commit_log import Gone
 from spark_tracking.delta.table import Raced, Table
@@ -18,7 +15,7 @@ from spark_tracking.errors import LakeCorrupt, Unavailable
 from spark_tracking.kinds.state import Entity
 from spark_tracking.lake.derived_table import DerivedTable
 from spark_tracking.lake.log_rows import fold_rows
-from spark_tracking.lake.replay import Folding, holds, of_logs
+from spark_tracking.lake.replay import Folding, fold_logs_of, holds, of_logs
 from spark_tracking.lake.tables import DERIVED, EVENTS_LOG, METRICS_LOG
 
 ATTEMPTS = 10
@@ -133,7 +130,7 @@ class Refresher:
             entity.merge(news[id])
         entities = {**news, **stored}
         if unknown and self._may_have_more(table, [entities[id] for id in unknown]):
-            self._complete(table, [entities[id] for id in unknown])
+            fold_logs_of({(table.spec.kind, id): entities[id] for id in unknown}, table.spec.kind, *self.logs.values())
         table.write(entities.values(), stored, until)
         if table.is_due():
             table.compact()
@@ -147,19 +144,5 @@ class Refresher:
         watermarks = self.tables[-1].watermarks
         if min(watermarks.values()) < 0:
             return False
-        created = [entity.fields.get("attr", {}).get("created") for entity in unknown]
-        first = min(0 if register is None else register.stamp.hlc for register in created)
+        first = min(entity.born for entity in unknown)
         return table.spec.kind != "run" or any(log.max_of("hlc", watermarks[name]) >= first for name, log in self.logs.items())
-
-    def _complete(self, table: DerivedTable, unknown: Iterable[Entity]) -> None:
-        """Build new rows from the whole log."""
-        ids = pa.array([e.id for e in unknown], pa.string())
-        entities = Folding()
-        for entity in unknown:
-            entities[table.spec.kind, entity.id] = entity
-        kind_of_id = (pc.field("kind") == table.spec.kind) & pc.field("id").isin(ids)
-        events = self.logs[EVENTS_LOG.name].select(kind_of_id)
-        metrics = self.logs[METRICS_LOG.name]
-        column = {"run": "run_id", "logged_model": "model_id"}.get(table.spec.kind)
-        points = metrics.select(pc.field(column).isin(ids)) if column else metrics.spec.schema.empty_table()
-        fold_rows(entities, events, points)

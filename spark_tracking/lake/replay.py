@@ -23,6 +23,9 @@ Entities = dict[tuple[str, str], Entity]
 class Folding(defaultdict[tuple[str, str], Entity]):
     """Entities that come into being when they are first asked for."""
 
+    def __init__(self, known: Entities | None = None) -> None:
+        super().__init__(None, known or {})
+
     def __missing__(self, key: tuple[str, str]) -> Entity:
         entity = self[key] = Entity(*key)
         return entity
@@ -50,6 +53,16 @@ def of_logs(events: Table, metrics: Table, kind: str = "", until: ds.Expression 
         where = of_kind if until is None else of_kind & until
     replay(entities, [events.select(where)], metrics.batches(until) if kind in ("", "run", "logged_model") else ())
     return entities
+
+
+def fold_logs_of(entities: Entities, kind: str, events: Table, metrics: Table) -> None:
+    """Fold all that both logs have, at their handles' versions, of some things of one kind."""
+    ids = pa.array([id for _, id in entities], pa.string())
+    rows = events.select((pc.field("kind") == kind) & pc.field("id").isin(ids))
+    column = {"run": "run_id", "logged_model": "model_id"}.get(kind)
+    points = metrics.select(pc.field(column).isin(ids)) if column else metrics.spec.schema.empty_table()
+    everything = Folding(entities)  # a run's points may be of models that are not wanted
+    fold_rows(everything, rows, points)
 
 
 def journal_rows(journal: AnyJournal, log: Table) -> tuple[pa.Table, pa.Table]:

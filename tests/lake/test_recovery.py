@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 from deltalake import DeltaTable
 
-from spark_tracking.delta import table
+from spark_tracking.delta import storage, table
 from spark_tracking.lake import Event, Lake, process_view
+from spark_tracking.lake.flush import Flusher
+from spark_tracking.lake.journals import journal_of
 from spark_tracking.lake.process_view import View
 from spark_tracking.lake.refresh import Refresher
 from spark_tracking.lake.tables import BY_NAME
@@ -208,3 +210,20 @@ def test_of_runs_that_end_together_the_first_settles_for_all(lake: Lake, monkeyp
     assert len(refreshes) == 1
     stored = DeltaTable(f"{lake.uri.root}/runs_latest").to_pyarrow_table(columns=["run_id"])
     assert sorted(stored["run_id"].to_pylist()) == runs
+
+
+def test_points_that_were_flushed_and_covered_before_their_runs_creation_are_seen_with_it(lake: Lake, another: Another) -> None:
+    watching, writer = another(), another()
+    flusher = Flusher(lake.uri.root, journal_of(storage.of(lake.uri.root)))
+    watching.get("run", "r1")
+    writer.write(run_created("r1"), [points("r1", "m", 1.0, 2.0)])
+    flusher._flush_log(flusher.metrics)  # as by one who had looked for events a moment before the call
+    watching.get("run", "r1")
+    Refresher(lake.uri.root).refresh()
+    watching.get("run", "r1")
+    writer._journal.own.close()
+    lake.flush()
+    for seen in (watching, another()):
+        run = seen.get("run", "r1")
+        assert run is not None and run.metrics["m"].latest.value == 2.0
+    assert another().check().problems == []
