@@ -37,11 +37,12 @@ test-all: $(READY) $(AZURITE) ## all tests, with the slow ones, and the sources 
 test-oldest: $(READY) ## the sources on the oldest Spark, classic and Connect (2 minutes; all versions: tests/sources/matrix.sh)
 	@PYTHON=$(abspath $(BIN))/python MODES="classic connect" sh tests/sources/matrix.sh $(abspath $(VENV))/matrix $(OLDEST_SPARK)
 
-check: $(READY) ## what needs no test run: ruff, mypy --strict, the layers (import-linter), shellcheck
+check: $(READY) ## what needs no test run: ruff, mypy --strict, layers and circles (import-linter), sizes, shellcheck
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python scripts/house.py
 	$(BIN)/shellcheck scripts/preflight .ci/run $(wildcard init_scripts/*.sh tests/*/*.sh)
 
 bench: $(READY) ## each speed claim against its peer, in the same run (long)
