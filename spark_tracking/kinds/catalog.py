@@ -69,12 +69,12 @@ class Kind:
     """One kind of thing.
 
     Attributes:
-        name: in the log.
-        table: its derived table.
+        name, table: in the log, and of its rows.
         key: the column that identifies a row; the id in the log.
         plural: what MLflow's searches, its REST pages and its database call the things.
         columns: its facts, in the order of the table.
         sql_key: the columns of MLflow's database that identify a row.
+        about: one sentence for the reference page.
         born: attributes that say when a thing was made, the first that is known.
     """
 
@@ -84,6 +84,7 @@ class Kind:
     plural: str
     columns: tuple[Column, ...]
     sql_key: tuple[str, ...]
+    about: str
     born: tuple[str, ...] = ("created",)
     by_name: dict[str, Column] = field(init=False, repr=False, compare=False)
 
@@ -152,6 +153,7 @@ EXPERIMENT = Kind(
         _tags("experiment_tags"),
     ),
     sql_key=("experiment_id",),
+    about="Experiments in the columns of `system.mlflow.experiments_latest`, and more after them.",
     born=("created", "updated"),
 )
 
@@ -183,6 +185,8 @@ RUN = Kind(
         Column("model_outputs", shapes.STEPPED_MODELS, "model_output", rest="outputs.model_outputs", listed=False),
     ),
     sql_key=("run_uuid",),
+    about="Runs in the columns of `system.mlflow.runs_latest`, and more after them. `aggregated_metrics` holds each metric's least, "
+    "greatest and latest value; over REST the first two are null, since only the whole history tells them.",
     born=("start_time",),
 )
 
@@ -209,6 +213,7 @@ LOGGED_MODEL = Kind(
         Column("metrics", shapes.MEASURED, rest="data.metrics", sql=_model_pairs("metric", "name")),
     ),
     sql_key=("model_id",),
+    about="Logged models (MLflow 3) with their params, tags and metrics.",
 )
 
 REGISTERED_MODEL = Kind(
@@ -225,6 +230,7 @@ REGISTERED_MODEL = Kind(
         Column("aliases", shapes.NUMBERED, "alias", sql=Pairs("registered_model_aliases", "alias", "version")),
     ),
     sql_key=("name",),
+    about="Registered models with their tags and aliases.",
 )
 
 MODEL_VERSION = Kind(
@@ -251,6 +257,7 @@ MODEL_VERSION = Kind(
         Column("version_id", shapes.ID, rest=None, sql=None, in_class=False),  # `name/version`, the id in the log
     ),
     sql_key=("name", "version"),
+    about="Versions of registered models.",
 )
 
 KINDS = (EXPERIMENT, RUN, LOGGED_MODEL, REGISTERED_MODEL, MODEL_VERSION)

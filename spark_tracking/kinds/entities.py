@@ -65,11 +65,7 @@ def logged_model(state: Entity) -> ml.LoggedModel:
 
 
 def model_version(state: Entity, aliases: Mapping[str, str]) -> registry.ModelVersion:
-    """An `mlflow.entities.model_registry.ModelVersion`.
-
-    Args:
-        aliases: those of its registered model, alias to version.
-    """
+    """An `mlflow.entities.model_registry.ModelVersion`, with those of its registered model's aliases that name it."""
     facts = catalog.MODEL_VERSION.facts(state)
     return registry.ModelVersion(
         **facts,
@@ -79,11 +75,7 @@ def model_version(state: Entity, aliases: Mapping[str, str]) -> registry.ModelVe
 
 
 def registered_model(state: Entity, latest_versions: list[registry.ModelVersion]) -> registry.RegisteredModel:
-    """An `mlflow.entities.model_registry.RegisteredModel`.
-
-    Args:
-        latest_versions: the latest one of each stage.
-    """
+    """An `mlflow.entities.model_registry.RegisteredModel`, with the latest version of each stage."""
     return registry.RegisteredModel(
         **catalog.REGISTERED_MODEL.facts(state),
         latest_versions=latest_versions,

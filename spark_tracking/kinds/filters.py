@@ -1,6 +1,6 @@
 """MLflow's filter language, parsed once: the text by MLflow's own parsers, then what each clause may compare with what.
 
-So what does not parse fails exactly as on MLflow's SQL store. `kinds.lake_sql` and `readers.database_sql` make SQL of the result.
+So what does not parse fails exactly as on MLflow's SQL store. `kinds.lake_sql` and `readers.database_filters` make SQL of the result.
 
 Example:
     >>> parse(RUN, "metrics.acc > 0.9 and params.model = 'svm'").comparisons
@@ -67,7 +67,7 @@ def parse(kind: Kind, text: str | None) -> Filter:
     Raises:
         MlflowException: it does not parse (INVALID_PARAMETER_VALUE).
     """
-    read, check = _LANGUAGES[kind.name]
+    read, check = _LANGUAGES.get(kind.name, (_read_none, _run))
     clauses = read(text or "")
     if kind not in (REGISTERED_MODEL, MODEL_VERSION):
         return Filter(kind, tuple(map(check, clauses)))
@@ -162,6 +162,12 @@ def _read_logged_models(text: str) -> list[tuple[str, str, str, Any]]:
         return [(c.entity.type.value.removesuffix("s"), c.entity.key, c.op, c.value) for c in parse_filter_string(text)]
     except ValueError as error:  # of a number that is none
         raise invalid(f"Invalid filter string: {text!r}. {error}") from error
+
+
+def _read_none(text: str) -> list[Clause]:
+    if text:
+        raise invalid(f"MLflow has no filters for these things. Filter: {text}")
+    return []
 
 
 def _registry(kind: Kind) -> Callable[[Clause], Comparison]:

@@ -72,9 +72,7 @@ def predicate(filter: Filter) -> str:
 def logged_models_predicate(text: str | None, datasets: Sequence[Mapping[str, str]] | None = None) -> str:
     """A `search_logged_models` filter.
 
-    Args:
-        datasets: entries with `dataset_name` and maybe `dataset_digest`: metrics count only where measured on one of them;
-            without a metric in the filter, a model must have any such metric.
+    Metrics count only where measured on one of `datasets`; without a metric in the filter, a model must have any such metric.
 
     Raises:
         MlflowException: the filter does not parse.

@@ -213,22 +213,26 @@ def _last_change(entity: Entity, _: str) -> datetime | None:
 
 def _maps(type: pa.MapType, items: Sequence[Any], key: str = "key", convert: Callable[[Any], Any] | None = None) -> pa.Array:
     """Lists of {"key": …, "value": …} as maps, sorted by key; an alias is a key, too, and its version the value."""
-    value = "version" if key == "alias" else "value"
-    ordered = [sorted(item, key=partial(_in_bytes, key)) if item else () for item in items]
+    value, in_bytes = ("version", _alias) if key == "alias" else ("value", _key)
+    ordered = [sorted(item, key=in_bytes) if item else () for item in items]
     flat = [pair for item in ordered for pair in item]
     values = [pair.get(value, "") for pair in flat] if convert is None else [convert(pair[value]) for pair in flat]
     offsets = pa.array([0, *accumulate(map(len, ordered))], pa.int32())
     return pa.MapArray.from_arrays(offsets, pa.array([pair[key] for pair in flat], STRING), pa.array(values, type.item_type))
 
 
-def _in_bytes(key: str, pair: Any) -> bytes:
-    text: str = pair[key]
-    return text.encode("utf-8", "surrogatepass")
+def _key(pair: Any) -> bytes:
+    key: str = pair["key"]
+    return key.encode("utf-8", "surrogatepass")
+
+
+def _alias(pair: Any) -> bytes:
+    return _key({"key": pair["alias"]})
 
 
 def _page_aggregates(items: Sequence[Any]) -> pa.Array:
     """Over REST the least and greatest values are not told."""
-    in_order = (sorted(metrics or (), key=partial(_in_bytes, "key")) for metrics in items)
+    in_order = (sorted(metrics or (), key=_key) for metrics in items)
     return pa.array([[{"metric_name": m["key"], "latest_value": float(m["value"])} for m in metrics] for metrics in in_order], AGGREGATES)
 
 

@@ -57,13 +57,7 @@ def seen_marks(bookmark: Bookmark | None) -> frozenset[bytes]:
 
 
 def changes(kind: str, id: str, wanted: Registers, there: Entity | None, bookmark: Bookmark | None) -> Iterator[Event]:
-    """The events that bring the target's thing up to its source.
-
-    Args:
-        wanted: what the source says.
-        there: what the target has.
-        bookmark: what the last sync saw.
-    """
+    """The events that bring the target's thing, `there`, up to what its source says, given what the last sync saw."""
     base = seen_marks(bookmark)
     fields = {} if there is None or not there.exists else there.fields
     if ("attr", "deleted") in wanted and wanted["attr", "deleted"] is None:

@@ -24,7 +24,7 @@ from spark_tracking.readers.reader import Row
 _log = logging.getLogger(__name__)
 THINGS_AT_ONCE = 500
 POINTS_AT_ONCE = 500_000
-EXPERIMENT, RUN, LOGGED_MODEL, MODEL, VERSION = (kind.name for kind in KINDS)
+EXPERIMENT, RUN, LOGGED_MODEL, MODEL, VERSION = "experiment", "run", "logged_model", "registered_model", "model_version"
 TABLES = {kind.name: kind.table for kind in KINDS}
 LOCK = "spark-tracking sync "
 """How the registered models begin by which syncs into a server exclude each other."""
@@ -44,11 +44,7 @@ class Done(NamedTuple):
 
 
 class Copying(ABC):
-    """One sync of a source; a target adds how its things are written.
-
-    Attributes:
-        result: what was done so far.
-    """
+    """One sync of a source; a target adds how its things are written."""
 
     def __init__(self, source: Source, marks: Bookmarks, wanted: Wanted, progress: Progress, target: str) -> None:
         self._source = source

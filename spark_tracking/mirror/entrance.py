@@ -73,7 +73,7 @@ def sync(
     reading.reader.ping()
     if into_server:
         from spark_tracking.mirror.into_server import IntoServer
-        from spark_tracking.mirror.server import Server
+        from spark_tracking.mirror.target_server import Server
 
         return IntoServer(reading, Server(target, requests_per_second, requests_at_once), wanted, told).sync()
     from spark_tracking.mirror.into_lake import IntoLake

@@ -24,9 +24,9 @@ from spark_tracking.mirror.changes import changes, entity, mark, seen, seen_mark
 from spark_tracking.mirror.copying import THINGS_AT_ONCE, Copying, Done, chunks
 from spark_tracking.mirror.requests import deletion, metric, pairs, restoration
 from spark_tracking.mirror.result import Progress, Wanted
-from spark_tracking.mirror.server import ARTIFACTS, MARK, ORIGIN, PARENT, Server
 from spark_tracking.mirror.server_registry import ServerRegistry
 from spark_tracking.mirror.source import Source
+from spark_tracking.mirror.target_server import ARTIFACTS, MARK, ORIGIN, PARENT, Server
 from spark_tracking.readers.pages import things
 from spark_tracking.readers.reader import Row
 

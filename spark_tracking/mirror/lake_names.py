@@ -83,7 +83,7 @@ class LakeNames:
             self._decide(EXPERIMENT.name, origin, id, self._experiment(row, id, name, known), known, known_as is None)
             there.setdefault(id, Entity(EXPERIMENT.name, id))
         if self.events and zero is not None and last > given:
-            self.events.append(Event(EXPERIMENT.name, "0", "attr", "last_id", str(last)))
+            self.events.append(Event(EXPERIMENT.name, "0", "attr", "last_id", str(last)))  # no change of the source's
         return self.events
 
     def _experiment(self, row: Row, id: str, name: str, there: Entity | None) -> Registers:
@@ -113,9 +113,7 @@ class LakeNames:
     ) -> list[Event]:
         """The events that bring registered models and versions up to their rows.
 
-        Args:
-            gone: which things of a kind were copied before and are not among those that are left.
-            home: where the files are that a version's source names, if the lake has them.
+        `gone` tells what of a kind was copied before and is not among those left, `home` where the files of a version's source are.
         """
         self._begin()
         there, mine = self._there(REGISTERED_MODEL.name)

@@ -18,18 +18,7 @@ ARTIFACT_MODES = ("copy", "reference", "none")
 
 @dataclass(frozen=True)
 class Wanted:
-    """Which part of a source to take, and how.
-
-    Attributes:
-        experiments: names or ids; none is all.
-        filter: MLflow's filter language over runs.
-        since: only runs that started at or after this, in milliseconds since 1970.
-        models: registered models: `all`, `none` or names.
-        artifacts: `reference` leaves files where they are and points there, `copy` copies them below the target, `none` forgets them.
-        verify: fetch and compare everything, whatever the bookmarks say.
-        dry_run: change nothing, only tell.
-        force: take a listing that shrank to less than half for the truth.
-    """
+    """Which part of a source to take, and how: the options of `sync`; `since` is milliseconds since 1970."""
 
     experiments: tuple[str, ...] = ()
     filter: str | None = None

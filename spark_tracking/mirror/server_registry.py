@@ -13,8 +13,8 @@ from spark_tracking.mirror.changes import changes, entity, seen
 from spark_tracking.mirror.copying import MODEL, RUN, TABLES, VERSION, listed
 from spark_tracking.mirror.requests import deletion, pairs
 from spark_tracking.mirror.result import SyncResult, Wanted
-from spark_tracking.mirror.server import ORIGIN, Server
 from spark_tracking.mirror.source import Source
+from spark_tracking.mirror.target_server import ORIGIN, Server
 from spark_tracking.readers.reader import Row
 
 _PASSED = "The target's '{}' has passed version {}, which was deleted there; numbers do not come back."
@@ -22,11 +22,7 @@ _SCHEMES = {"runs": "run", "models": "logged_model"}
 
 
 class ServerRegistry:
-    """One sync of a registry into a server.
-
-    Args:
-        copy_of: the target's id of a run or logged model; None where it has none.
-    """
+    """One sync of a registry into a server; `copy_of` gives the target's id of a run or logged model, if it has one."""
 
     def __init__(
         self,
@@ -45,11 +41,7 @@ class ServerRegistry:
         self._copy_of = copy_of
 
     def copy(self, models: Mapping[str, Row], versions: Mapping[str, Row], gone: Callable[[str, Iterable[str]], set[str]]) -> None:
-        """Bring the server's registry up to rows of the source.
-
-        Args:
-            gone: which things of a kind were copied before and are not among those that are left.
-        """
+        """Bring the server's registry up to rows of the source; `gone` tells what of a kind was copied and is not among those left."""
         there, known = (listed(self._server.source, Wanted(), kind) for kind in (MODEL, VERSION))
         mine = {dict(row["tags"] or ()).get(ORIGIN): name for name, row in there.items()}
         for name, row in models.items():

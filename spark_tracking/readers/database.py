@@ -51,15 +51,6 @@ class DatabaseReader(Reader):
     def ping(self) -> None:
         self._number("SELECT count(*) FROM experiments")
 
-    def experiments(self, query: Query) -> dict[str, str]:
-        ids = [id for id in query.experiment_ids or () if id.isdigit()]
-        wanted = [f"r.experiment_id IN ({', '.join(ids)})"] if ids else []
-        if query.experiment_names:
-            wanted.append(f"r.name IN ({', '.join(map(self._db.text, query.experiment_names))})")
-        sql = f"SELECT r.experiment_id, r.name FROM experiments r WHERE {' OR '.join(wanted) or '1 = 0'}"
-        found = self._db.table(sql, pa.schema([("id", _STRING), ("name", _STRING)]))
-        return dict(zip(found["id"].to_pylist(), found["name"].to_pylist()))
-
     def split(self, query: Query, parts: int | None) -> list[Range]:
         kind, table = query.spec.kind, DERIVED.get(query.table, query.table)
         if kind.plural not in _ENUMERATED or parts == 1:

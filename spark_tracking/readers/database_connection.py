@@ -51,8 +51,11 @@ class Database:
         self.dialect = _DIALECTS[scheme.split("+")[0].lower()]
         self.shown = masked(uri, uri)
         self._uri = f"{self.dialect}:{rest}"
-        if self.dialect == "sqlite":
-            _require_file(uri, self.shown)
+        if self.dialect == "sqlite" and not os.path.isfile(_sqlite_path(uri)):
+            raise NotFound(
+                f"There is no database file '{os.path.abspath(_sqlite_path(uri))}', which {self.shown} names. "
+                "Four slashes begin an absolute path (sqlite:////srv/mlflow.db), three a relative one."
+            )
         with self._errors():
             self._connection = _adbc(self.dialect, self._uri) or _sqlalchemy(self.dialect, uri)
 
@@ -198,9 +201,8 @@ def _adbc_sqlite(uri: str) -> Connection | None:
 
 def _descriptors(uri: str) -> set[int] | None:
     """By which the database's file is open in this process; None where that cannot be told and there may be some."""
-    match = re.match(r"sqlite(?:\+\w+)?:///([^?]*)", uri)
     try:
-        file = os.stat(match.group(1) if match else "")
+        file = os.stat(_sqlite_path(uri))
     except OSError:
         return set()  # there is no file
     found = set()
@@ -221,21 +223,17 @@ def _bytes(value: str) -> bytes:
         raise InvalidInput(f"{value!r} holds half a character, which no database stores.") from None
 
 
-def _require_file(uri: str, shown: str) -> None:
+def _sqlite_path(uri: str) -> str:
+    """The file that an SQLAlchemy URI names."""
     match = re.match(r"sqlite(?:\+\w+)?:///([^?]*)", uri)
-    if match and match.group(1) not in ("", ":memory:") and not os.path.isfile(match.group(1)):
-        raise NotFound(
-            f"There is no database file '{os.path.abspath(match.group(1))}', which {shown} names. "
-            "Four slashes begin an absolute path (sqlite:////srv/mlflow.db), three a relative one."
-        )
+    if match is None or match.group(1) in ("", ":memory:"):
+        raise InvalidUri(f"'{masked(uri, uri)}' names no database file. Expected sqlite:////absolute/path or sqlite:///relative/path.")
+    return match.group(1)
 
 
 def _sqlite_file(uri: str) -> str:
     """SQLite's own URI, read-only, from SQLAlchemy's."""
-    match = re.match(r"sqlite(?:\+\w+)?:///([^?]*)", uri)
-    if match is None or not match.group(1) or match.group(1) == ":memory:":
-        raise InvalidUri(f"'{masked(uri, uri)}' names no database file. Expected sqlite:////absolute/path or sqlite:///relative/path.")
-    return f"file:{quote(match.group(1))}?mode=ro"
+    return f"file:{quote(_sqlite_path(uri))}?mode=ro"
 
 
 # -- SQLAlchemy -------------------------------------------------------------------------------------------------

@@ -57,10 +57,6 @@ class FolderReader(Reader):
         if not self._path.is_dir():
             raise NotFound(f"There is no folder {self._path}. Name the mlruns folder that MLflow wrote.")
 
-    def experiments(self, query: Query) -> dict[str, str]:
-        ids, names = query.experiment_ids or (), query.experiment_names
-        return {e.experiment_id: e.name for e in self._listed("all") if e.experiment_id in ids or e.name in names}
-
     def check_filter(self, query: Query) -> None:
         # MLflow's file store has a language of its own for logged models, and checks it
         super().check_filter(replace(query, filter=None) if query.spec.kind is LOGGED_MODEL else query)
@@ -78,7 +74,7 @@ class FolderReader(Reader):
             return
         for page in self._pages(query):
             convert = partial(pages.things, query.table, whole=True)
-            yield pages.sound(convert, [_json(one) for one in page], partial(self.refuse, query.table))
+            yield pages.sound(convert, [_json(one) for one in page], partial(self.refuse, query.table))[0]
 
     def _pages(self, query: Query) -> Iterator[list[Any]]:
         kind = query.spec.kind

@@ -48,12 +48,6 @@ class LakeReader(Reader):
     def ping(self) -> None:
         """Nothing: a lake that is not there was found out when it was opened."""
 
-    def experiments(self, query: Query) -> dict[str, str]:
-        names = lake_sql.one_of("name", query.experiment_names)
-        where = f"{lake_sql.one_of('experiment_id', query.experiment_ids or ())} OR {names}"
-        found = self._tables.scan("experiments_latest", ["experiment_id", "name"], where).read_all()
-        return dict(zip(found["experiment_id"].to_pylist(), found["name"].to_pylist()))
-
     def check_filter(self, query: Query) -> None:
         parse_located(query.spec.kind, query.filter)
         if query.version is not None and query.table not in _STORED:

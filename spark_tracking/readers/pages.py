@@ -112,32 +112,22 @@ def rows_of(answer: Json, key: str, what: str) -> list[Any]:
     return rows
 
 
-def sound(convert: Convert, rows: Sequence[Any], refuse: Refuse) -> pa.RecordBatch:
-    """The rows as columns, without those that cannot be converted."""
+def sound(convert: Convert, rows: Sequence[Any], refuse: Refuse) -> tuple[pa.RecordBatch, Sequence[Any]]:
+    """The rows that can be converted, as columns and as they are; the others are refused."""
     try:
-        return convert(rows)
+        return convert(rows), rows
     except Exception:
-        return convert(_one_by_one(convert, rows, refuse))
+        good = [row for row in rows if _is_sound(convert, row, refuse)]
+        return convert(good), good
 
 
-def sound_rows(convert: Convert, rows: Sequence[Any], refuse: Refuse) -> list[Any]:
-    """The rows that can be converted."""
+def _is_sound(convert: Convert, row: Any, refuse: Refuse) -> bool:
     try:
-        convert(rows)
-        return list(rows)
-    except Exception:
-        return _one_by_one(convert, rows, refuse)
-
-
-def _one_by_one(convert: Convert, rows: Sequence[Any], refuse: Refuse) -> list[Any]:
-    good = []
-    for row in rows:
-        try:
-            convert([row])
-            good.append(row)
-        except Exception as error:
-            refuse(shown_id(row), f"The row is malformed and left out: {reason(error)}.")
-    return good
+        convert([row])
+    except Exception as error:
+        refuse(shown_id(row), f"The row is malformed and left out: {reason(error)}.")
+        return False
+    return True
 
 
 def shown_id(row: Any) -> str:

@@ -30,18 +30,13 @@ class RateLimit:
         self._path = Path(tempfile.gettempdir()) / f"spark-tracking-rate-{user}-{digest}"
 
     def wait(self, per_second: float | None) -> None:
-        """Sleep until the next request may go."""
-        gap = 1 / per_second if per_second else 0.0
-        while True:
-            turn = self._turn(time.monotonic(), gap)
-            time.sleep(max(0.0, turn - time.monotonic()))
-            if self._update(lambda *times: times)[1] <= turn:
-                return  # else somebody was told to wait for longer meanwhile
-
-    def _turn(self, now: float, gap: float) -> float:
-        """When it is the caller's turn, at `now` or later; no other's before `gap` is over."""
+        """Sleep until it is the caller's turn, and no other's before its share of the second is over."""
+        gap, now = 1 / per_second if per_second else 0.0, time.monotonic()
         free, paused = self._update(lambda free, paused: (max(now, free, paused) + gap if gap else free, paused))
-        return max(now, free, paused) if gap else max(now, paused)
+        turn = max(now, free, paused) if gap else max(now, paused)
+        time.sleep(max(0.0, turn - time.monotonic()))
+        if self._update(lambda *times: times)[1] > turn:
+            self.wait(per_second)  # somebody was told to wait for longer meanwhile
 
     def pause(self, seconds: float) -> None:
         """No request of anybody for so long."""
@@ -61,14 +56,12 @@ class RateLimit:
     def _update_file(self, change: Callable[[float, float], tuple[float, float]]) -> tuple[float, float]:
         import fcntl
 
-        fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
-            stored = os.pread(fd, _TIMES.size, 0)
+        with open(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600), "r+b", buffering=0) as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            stored = file.read(_TIMES.size)
             free, paused = _TIMES.unpack(stored) if len(stored) == _TIMES.size else (0.0, 0.0)
             if not max(free, paused) <= time.monotonic() + 2 * LONGEST_WAIT:
                 free = paused = 0.0  # of before the machine was started
-            os.pwrite(fd, _TIMES.pack(*change(free, paused)), 0)
+            file.seek(0)
+            file.write(_TIMES.pack(*change(free, paused)))
             return free, paused
-        finally:
-            os.close(fd)

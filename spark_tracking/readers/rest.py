@@ -22,7 +22,7 @@ from spark_tracking.kinds.catalog import EXPERIMENT, LOGGED_MODEL, RUN
 from spark_tracking.kinds.shapes import time_in_years
 from spark_tracking.masking import without_secrets
 from spark_tracking.readers import rest_histories
-from spark_tracking.readers.pages import Json, Listing, rows_of, sound, sound_rows, things
+from spark_tracking.readers.pages import Json, Listing, rows_of, sound, things
 from spark_tracking.readers.query import EVERYTHING, Query, Range
 from spark_tracking.readers.reader import Reader, Row, in_order
 from spark_tracking.readers.rest_http import Http, TooLarge
@@ -67,11 +67,9 @@ class RestReader(Reader):
 
     def experiments(self, query: Query) -> dict[str, str]:
         self.ping()
-        found: dict[str, str] = {}
         wanted = len(query.experiment_ids or ()) + len(query.experiment_names)
-        if wanted > PAGE_FEW:  # a few pages of all of them instead of a request for each
-            for page in self._list_experiments(Query("experiments_latest"), None, everything=True):
-                found |= {e["experiment_id"]: e["name"] for e in page}
+        # a few pages of all of them instead of a request for each
+        found = super().experiments(query) if wanted > PAGE_FEW else {}
         for path, asked in (("experiments/get", "experiment_id"), ("experiments/get-by-name", "experiment_name")):
             for value in (query.experiment_ids or ()) if asked == "experiment_id" else query.experiment_names:
                 if value in (found if asked == "experiment_id" else found.values()):
@@ -80,7 +78,7 @@ class RestReader(Reader):
                     told = self.http.get(path, **{asked: value}).get("experiment")
                 except (NotFound, InvalidInput):
                     continue
-                for experiment in sound_rows(_experiments, [told] if told else [], partial(self.refuse, "experiments_latest")):
+                for experiment in sound(_experiments, [told] if told else [], partial(self.refuse, "experiments_latest"))[1]:
                     found[experiment["experiment_id"]] = experiment["name"]
         return found
 
@@ -177,7 +175,7 @@ class RestReader(Reader):
             yield from interleaved(self._series_of(query, part), AT_ONCE, AT_ONCE)
             return
         for page in self._pages_of(query, part):
-            yield sound(partial(things, query.table), page, partial(self.refuse, query.table))
+            yield sound(partial(things, query.table), page, partial(self.refuse, query.table))[0]
 
     def _pages_of(self, query: Query, part: Range) -> Iterator[list[Json]]:
         kind = query.spec.kind
@@ -186,7 +184,7 @@ class RestReader(Reader):
             ranges = self.split(query, AT_ONCE * 2) if part == EVERYTHING else [part]
             yield from interleaved((partial(self._runs, query, range) for range in ranges), AT_ONCE)
         elif kind is EXPERIMENT:
-            yield from self._list_experiments(query, query.filter)
+            yield from self._list_experiments(query.view_type, query.filter, query.experiment_ids)
         elif kind is LOGGED_MODEL:
             order = [{"field_name": "creation_timestamp", "ascending": True}]
             for ids in self._experiment_ids(query):
@@ -263,7 +261,7 @@ class RestReader(Reader):
         runs = rows_of(answer, "runs", self.name)
         plain = [run for run in runs if _is_run(run)]
         if len(plain) < len(runs):
-            sound_rows(_runs, [run for run in runs if not _is_run(run)], partial(self.refuse, "runs_latest"))
+            sound(_runs, [run for run in runs if not _is_run(run)], partial(self.refuse, "runs_latest"))
         return plain, answer.get("next_page_token")
 
     def _shrinking(self, ask: Callable[[int], Any], size: int) -> Any:
@@ -279,7 +277,7 @@ class RestReader(Reader):
     def _series_of(self, query: Query, part: Range) -> Iterator[Callable[[], Iterator[pa.RecordBatch]]]:
         """What reads each metric of each run."""
         for page in self._runs(query, part):
-            for run in sound_rows(_runs, page, partial(self.refuse, "runs_latest")):
+            for run in sound(_runs, page, partial(self.refuse, "runs_latest"))[1]:
                 for metric in (run.get("data") or {}).get("metrics", ()):
                     yield partial(rest_histories.series, self.http, run["info"], metric["key"], partial(self.refuse, _POINTS.name))
 
@@ -288,19 +286,16 @@ class RestReader(Reader):
     def _experiment_ids(self, query: Query) -> Iterator[list[str]]:
         ids = query.experiment_ids
         if ids is None:
-            view = query if query.view_type == "active_only" else query.of("experiments_latest")
-            pages = self._list_experiments(view, None, everything=query.view_type != "active_only")
+            pages = self._list_experiments("active_only" if query.view_type == "active_only" else "all")
             ids = tuple(experiment["experiment_id"] for page in pages for experiment in page)
         for start in range(0, len(ids), EXPERIMENTS_PER_REQUEST):
             yield list(ids[start : start + EXPERIMENTS_PER_REQUEST])
 
-    def _list_experiments(self, query: Query, filter: str | None, everything: bool = False) -> Iterator[list[Json]]:
-        view = "ALL" if everything else _VIEWS[query.view_type]
-        body = {"filter": filter, "view_type": view, "max_results": PAGE_OTHERS, "order_by": ["experiment_id ASC"]}
-        wanted = None if query.experiment_ids is None or everything else set(query.experiment_ids)
+    def _list_experiments(self, view: str, filter: str | None = None, among: Sequence[str] | None = None) -> Iterator[list[Json]]:
+        body = {"filter": filter, "view_type": _VIEWS[view], "max_results": PAGE_OTHERS, "order_by": ["experiment_id ASC"]}
         for page in self._pages("experiments/search", "experiments", body):
-            page = sound_rows(_experiments, page, partial(self.refuse, "experiments_latest"))
-            yield [experiment for experiment in page if wanted is None or experiment["experiment_id"] in wanted]
+            experiments = sound(_experiments, page, partial(self.refuse, "experiments_latest"))[1]
+            yield [one for one in experiments if among is None or one["experiment_id"] in among]
 
     def _pages(self, path: str, key: str, body: dict[str, Any], method: str = "POST") -> Iterator[list[Json]]:
         listing = Listing(f"The listing {path} of {self.name}")

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from spark_tracking.readers import pages
-from spark_tracking.readers.pages import Json, Listing, Refuse, rows_of, sound, sound_rows
+from spark_tracking.readers.pages import Json, Listing, Refuse, rows_of, sound
 from spark_tracking.readers.rest_http import Http
 
 PAGE_POINTS = 25_000
@@ -33,12 +33,12 @@ def series(http: Http, run: Json, name: str, refuse: Refuse) -> Iterator[pa.Reco
         answer = http.get("metrics/get-history", run_id=run["run_id"], metric_key=name, max_results=PAGE_POINTS, page_token=token)
         page, token = rows_of(answer, "metrics", f"the tracking server {http.shown}"), listing.token(answer)
         if token or seen:
-            page = sound_rows(convert, page, refuse_point) if not all(map(_is_point, page)) else page
+            page = list(sound(convert, page, refuse_point)[1]) if not all(map(_is_point, page)) else page
             points = {(p["timestamp"], p.get("step", 0), p["value"]): p for p in page}
             page = [p for key, p in points.items() if key not in seen]
             seen = set(points)
         if page:
-            yield sound(convert, page, refuse_point)
+            yield sound(convert, page, refuse_point)[0]
         if not token:
             return
 

@@ -38,12 +38,7 @@ class TooLarge(Unavailable):
 
 
 class Http:
-    """One server.
-
-    Attributes:
-        shown: its URI without credentials.
-        requests_per_second: at most so many, with what others on this machine ask of it; None is no limit.
-    """
+    """One server, asked at most so many times a second with what others on this machine ask of it; None is no limit."""
 
     def __init__(self, tracking_uri: str, requests_per_second: float | None) -> None:
         self.shown = masked(tracking_uri, tracking_uri)

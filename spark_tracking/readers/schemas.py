@@ -12,11 +12,13 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from spark_tracking.errors import InvalidInput
-from spark_tracking.kinds.catalog import EXPERIMENT, LOGGED_MODEL, MODEL_VERSION, REGISTERED_MODEL, RUN, Kind
+from spark_tracking.kinds.catalog import KINDS, RUN, Kind
 from spark_tracking.kinds.shapes import DATASETS as DATASETS_OF_RUN
 from spark_tracking.lake.tables import RUN_METRICS_HISTORY
 
 _INNER = ("hlc", "version_id")
+_NOT_YET = (("model_version", "model_id"),)
+"""What MLflow's pages are to tell, and don't."""
 
 
 @dataclass(frozen=True)
@@ -24,8 +26,6 @@ class Table:
     """A table that can be read.
 
     Attributes:
-        name: what `spark_tracking.read` and `format("mlflow").load` take.
-        schema: the columns, the same whichever way the table is read.
         order: the columns by which `spark_tracking.read` orders the rows.
         kind: what the filter language speaks of.
         about: one sentence for the reference page.
@@ -45,11 +45,13 @@ def _without_inner(schema: pa.Schema) -> pa.Schema:
     return pa.schema([field for field in schema if field.name not in _INNER])
 
 
-def _of(kind: Kind, about: str, order: tuple[str, ...] = (), untold: tuple[str, ...] = ()) -> Table:
+def table_for(kind: Kind) -> Table:
+    """The table of a kind's things."""
     schema = _without_inner(kind.schema)
     told = [column for column in kind.columns if column.name in schema.names]
-    rest = (*untold, *(column.name for column in told if column.rest is None or not column.listed))
-    return Table(kind.table, schema, order or (kind.key,), kind, about, rest, tuple(column.name for column in told if column.sql is None))
+    order = tuple(column.name for column in told if column.sql in kind.sql_key)
+    rest = tuple(column.name for column in told if column.rest is None or not column.listed or (kind.name, column.name) in _NOT_YET)
+    return Table(kind.table, schema, order, kind, kind.about, rest, tuple(column.name for column in told if column.sql is None))
 
 
 _RUN_COLUMNS = ("run_id", "experiment_id", "metrics", "params", "tags", "start_time", "end_time", "status", "artifact_uri")
@@ -68,11 +70,7 @@ TABLES: dict[str, Table] = {
             RUN,
             "Runs in the columns of Databricks' `mlflow-experiment` source.",
         ),
-        _of(
-            RUN,
-            "Runs in the columns of `system.mlflow.runs_latest`, and more after them. `aggregated_metrics` holds each metric's least, "
-            "greatest and latest value; over REST the first two are null, since only the whole history tells them.",
-        ),
+        table_for(RUN),
         Table(
             "run_metrics_history",
             _without_inner(RUN_METRICS_HISTORY),
@@ -90,10 +88,7 @@ TABLES: dict[str, Table] = {
             RUN,
             "The files below the runs' artifact folders, only listed; `path` is relative to `artifact_uri`, `file_size` in bytes.",
         ),
-        _of(EXPERIMENT, "Experiments in the columns of `system.mlflow.experiments_latest`, and more after them."),
-        _of(LOGGED_MODEL, "Logged models (MLflow 3) with their params, tags and metrics."),
-        _of(REGISTERED_MODEL, "Registered models with their tags and aliases."),
-        _of(MODEL_VERSION, "Versions of registered models.", ("name", "version"), ("model_id",)),  # MLflow's pages do not tell it yet
+        *(table_for(kind) for kind in KINDS if kind is not RUN),
     )
 }
 

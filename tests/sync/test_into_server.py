@@ -15,8 +15,8 @@ from mlflow.tracking import MlflowClient
 
 from spark_tracking.address import LakeUri
 from spark_tracking.errors import InvalidInput
-from spark_tracking.mirror import server as servers
 from spark_tracking.mirror import sync
+from spark_tracking.mirror import target_server as servers
 from tests.servers import mlflow_server
 from tests.sync.conftest import T0, portable
 from tests.sync.proxy import Proxy
@@ -269,7 +269,7 @@ class Killer:
         self.process: subprocess.Popen[bytes] | None = None
 
     def run(self, source: str) -> int:
-        code = "import spark_tracking.mirror.server as s; s.LOCK_STALE_SECONDS = 1.5; s.LOCK_BEAT_SECONDS = 0.5\n"
+        code = "import spark_tracking.mirror.target_server as s; s.LOCK_STALE_SECONDS = 1.5; s.LOCK_BEAT_SECONDS = 0.5\n"
         with self._proxy:
             self.process = subprocess.Popen([sys.executable, "-c", code + _SYNC.replace("none", "all"), source, self._proxy.url])
             return self.process.wait(120)
