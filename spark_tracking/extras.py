@@ -21,11 +21,7 @@ def sentence(what: str, package: str) -> str:
 
 
 def require(what: str, *packages: str) -> None:
-    """Check that packages are installed.
-
-    Raises:
-        ImportError: one is not; the message names what needs it, and the extra that brings it.
-    """
+    """Raise an ImportError that names what needs a package, and the extra that brings it, where one is not installed."""
     for package in packages:
         if find_spec(package) is None:
             raise ImportError(sentence(what, package), name=package)

@@ -42,9 +42,7 @@ def credential(environ: Mapping[str, str] | None = None) -> Any:
 def token(scope: str = f"{RESOURCE_MANAGER}/.default") -> Any:
     """An access token (`.token`, `.expires_on` in seconds since 1970), from azure-identity's own cache while it is fresh.
 
-    Raises:
-        InvalidState: azure-identity is not installed.
-        PermissionRefused: Azure gives none; its reason is kept, without the secret.
+    PermissionRefused where Azure gives none, with its reason but without the secret.
     """
     from azure.core.exceptions import AzureError
 
@@ -86,11 +84,7 @@ def find_region(subscription: str, group: str, workspace: str) -> str:
 
 
 def check_plugin() -> None:
-    """See that azureml-mlflow is here and with an MLflow that it is made for.
-
-    Raises:
-        InvalidState: it is missing, or MLflow is newer than it declares.
-    """
+    """See that azureml-mlflow is here and with an MLflow that it is made for; InvalidState where not."""
     from packaging.requirements import Requirement
 
     try:

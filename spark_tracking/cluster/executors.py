@@ -63,10 +63,7 @@ class ExecutorTracking:
 
 
 def executor_tracking(run_id: str | None = None) -> ExecutorTracking:
-    """Take what tasks need from the driver: server, credentials, experiment, run, user and source.
-
-    Args:
-        run_id: the run that tasks belong to; the active run by default.
+    """Take what tasks need from the driver: server, credentials, experiment, user and source, and the run, by default the active one.
 
     Raises:
         InvalidState: no run is active and none is given.

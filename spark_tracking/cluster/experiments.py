@@ -18,8 +18,7 @@ if TYPE_CHECKING:
 def experiment_name() -> str | None:
     """The experiment for this process at the current tracking server, or None where MLflow's own choice stays.
 
-    Raises:
-        InvalidSetting: the setting's text is wrong (a start has checked it; a notebook may have changed it).
+    InvalidSetting where the setting's text is wrong: a start has checked it, but a notebook may have changed it.
     """
     import mlflow
 
@@ -35,12 +34,7 @@ def experiment_name() -> str | None:
 
 
 def get_or_create(client: MlflowClient, name: str) -> str:
-    """The id of an experiment, created if it is missing; fifty at once end with one.
-
-    Raises:
-        InvalidState: the experiment is in the trash.
-        MlflowException: the server cannot be reached or refuses.
-    """
+    """The id of an experiment, created if it is missing; fifty at once end with one. InvalidState where it is in the trash."""
     from mlflow.exceptions import MlflowException
 
     from spark_tracking.errors import InvalidState

@@ -27,13 +27,7 @@ _SECRET = re.compile(r"[\w.-]+/[\w.-]+")
 
 @dataclass(frozen=True)
 class Settings:
-    """What a cluster gets.
-
-    Attributes:
-        variables: `SPARK_TRACKING_*` settings, and others that processes need, by name.
-        secrets: variables by name whose value is a secret, each as `scope/key`.
-        init_script: where the init script lies: a path in `/Volumes` or `/Workspace`, or a cloud URI.
-    """
+    """What a cluster gets: `SPARK_TRACKING_*` and other variables, secret ones as `scope/key`, and where the init script lies."""
 
     variables: Mapping[str, str]
     secrets: Mapping[str, str] = field(default_factory=dict)
@@ -45,12 +39,7 @@ class Settings:
         return {name: f"{{{{secrets/{reference}}}}}" for name, reference in self.secrets.items()}
 
     def plan(self) -> Plan:
-        """What these settings come to, checked as a start checks them; secrets count as set.
-
-        Raises:
-            InvalidSetting: a setting is wrong.
-            InvalidInput: a secret's reference, or a secret in the open.
-        """
+        """What these settings come to, checked as a start checks them; secrets count as set, and none may stand in the open."""
         for name, reference in self.secrets.items():
             if not _SECRET.fullmatch(reference):
                 raise InvalidInput(f"The secret of {name} is '{reference}'. Expected scope/key.")
@@ -63,8 +52,7 @@ class Settings:
 def databricks_policy(settings: Settings, name: str = "spark-tracking") -> dict[str, Any]:
     """The request that creates a compute policy (`POST /api/2.0/policies/clusters/create`); `definition` is JSON in a string.
 
-    Raises:
-        InvalidInput: a setting, a secret's reference or the init script's place is wrong.
+    InvalidInput, of this and the following: a setting, a secret's reference or the init script's place is wrong.
     """
     settings.plan()
     rules: dict[str, Any] = {

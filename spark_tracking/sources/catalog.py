@@ -12,13 +12,7 @@ if TYPE_CHECKING:
 
 
 def statements(lake: str, catalog: str | None = None, schema: str = "mlflow") -> list[str]:
-    """The SQL that makes the tables visible. Tables that are registered already stay.
-
-    Args:
-        lake: URI or folder.
-        catalog: default the session's current one.
-        schema: what takes the tables; it is made when there is none.
-    """
+    """The SQL that makes a lake's tables visible in a schema, which is made when there is none. Registered tables stay."""
     root = Lake.open(lake).uri.root.replace("\\", "\\\\").replace("'", "\\'")
     home = ".".join(f"`{name.replace('`', '``')}`" for name in (catalog, schema) if name)
     tables = [f"CREATE TABLE IF NOT EXISTS {home}.{name} USING DELTA LOCATION '{root}/{name}'" for name in BY_NAME]
@@ -26,9 +20,7 @@ def statements(lake: str, catalog: str | None = None, schema: str = "mlflow") ->
 
 
 def register(spark: SparkSession, lake: str, catalog: str | None = None, schema: str = "mlflow") -> list[str]:
-    """Run these statements; returns the tables' names.
-
-    The lake's tables are brought up to date first, as raw readers see what is in them.
+    """Run these statements and return the tables' names. The tables are refreshed first, as raw readers see what is in them.
 
     Example:
         >>> register(spark, "delta:///shared/lake", schema="mlflow")

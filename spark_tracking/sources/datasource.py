@@ -45,7 +45,6 @@ class MlflowSource(DataSource):
 
     @classmethod
     def name(cls) -> str:
-        """The name of the format."""
         return "mlflow"
 
     @sentence_first()
@@ -99,7 +98,6 @@ class ExperimentSource(MlflowSource):
 
     @classmethod
     def name(cls) -> str:
-        """The name of the format."""
         return "mlflow-experiment"
 
 

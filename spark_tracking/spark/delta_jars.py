@@ -29,15 +29,7 @@ _SCALA = "2.13"
 
 
 def java() -> str:
-    """The `java` that Spark will use: the one in JAVA_HOME, else the one on the PATH.
-
-    Raises:
-        InvalidState: there is none, it does not run, or it is older than 17.
-
-    Example:
-        >>> java()
-        '/usr/bin/java'
-    """
+    """The `java` that Spark will use, from JAVA_HOME, else the PATH; InvalidState where none runs, or it is older than 17."""
     command, major = found_java()
     if major < MIN_JAVA:
         raise InvalidState(f"Spark needs Java {MIN_JAVA} or newer, and '{command}' is Java {major}. {_ADVICE}")

@@ -19,13 +19,8 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 
-def delta_settings(*, memory: str = "1g") -> dict[str, str]:
-    """The settings of a quiet local Spark with Delta, for a classic builder as for one of Spark Connect.
-
-    Raises:
-        InvalidState: Java or delta-spark is missing.
-        Unavailable: Delta's jars could not be downloaded.
-    """
+def _settings(memory: str) -> dict[str, str]:
+    """A quiet local Spark with Delta, classic or Connect."""
     quiet = Path(__file__).with_name("log4j2.properties")
     return {
         "spark.jars": ",".join(map(str, delta_jars())),
@@ -71,7 +66,7 @@ def local_spark(
     master = f"local[{cores}]"
     builder = SparkSession.builder.appName(app)
     builder = builder.remote(master) if connect else builder.master(master)
-    for name, value in {**delta_settings(memory=memory), **(settings or {})}.items():
+    for name, value in {**_settings(memory), **(settings or {})}.items():
         builder = builder.config(name, value)
     with _notices_dropped():
         session = builder.getOrCreate()

@@ -11,13 +11,8 @@ from spark_tracking.store.trash import purge_deleted
 
 @dataclass(frozen=True)
 class Maintained:
-    """What a maintenance did.
-
-    Attributes:
-        refreshed: rows of the derived tables that changed.
-        purged: by kind, how many things left the trash for good.
-        dropped: rows of purged things that left the logs.
-        compacted, vacuumed: by table, files merged and files removed.
+    """What a maintenance did: derived rows that changed, things by kind that left the trash for good and their rows that left the
+    logs, files by table that were merged and removed.
     """
 
     refreshed: int
@@ -40,13 +35,9 @@ class Maintained:
 
 
 def maintain(lake: str, *, older_than_days: float | None = None, keep_hours: float = 24.0, dry_run: bool = False) -> Maintained:
-    """Flush, refresh, purge the trash after its retention, compact, vacuum.
+    """Flush, refresh, purge the trash after `older_than_days` (default its retention), compact, vacuum; files used since `keep_hours` stay.
 
-    Args:
-        lake: URI or folder.
-        older_than_days: how long the trash is kept; default the lake's retention.
-        keep_hours: files that were in use since stay.
-        dry_run: remove and merge nothing, only tell.
+    With `dry_run` nothing is removed or merged, only told.
 
     Example:
         >>> print(maintain("delta:///shared/lake"))
