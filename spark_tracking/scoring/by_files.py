@@ -23,6 +23,7 @@ from spark_tracking.scoring.progress import progress
 from spark_tracking.scoring.signature import arrow_type
 from spark_tracking.scoring.staging import attempt
 from spark_tracking.scoring.worker.files import WRITTEN, FilePlan, FileSlice, root, score_tasks, sees_log
+from spark_tracking.spark.ask import ask
 from spark_tracking.spark.session import is_connect, shares_files
 
 if TYPE_CHECKING:
@@ -74,8 +75,10 @@ class FilesStrategy:
             raise NeedsSpark("the source is a DataFrame")
         if job.source.version is None:
             raise NeedsSpark(f"the source is no Delta table but {job.source.table.format}")
+        if job.source.table.location is None:
+            raise NeedsSpark("the catalog does not say where the source's files are")
         for path in (job.source.table.location, job.target.path):
-            if path and (reason := delta_files.unreadable_path(path)):
+            if reason := delta_files.unreadable_path(path):
                 raise NeedsSpark(reason)
         source = _snapshot(job.source.table, job.source.version)
         target = _snapshot(job.target) if job.target.exists else None
@@ -193,13 +196,8 @@ def _against_workers(spark: SparkSession, source: str, target: TableRef) -> Iter
     if not target.exists and (target.location is None or "://" not in target.location):
         yield "a new table is Spark's to make where workers may not share this machine's folders"
     folders = [source, *([target.location] if target.exists and target.location else [])]
-
-    def blind(batches: Iterator[Any]) -> Iterator[Any]:
-        for _ in batches:
-            yield pa.RecordBatch.from_pydict({"folder": pa.array([name for name in folders if not sees_log(name)], pa.string())})
-
-    answers = spark.range(0, 16, 1, 8).mapInArrow(blind, "folder string").distinct().collect()
-    yield from (f"workers cannot read '{answer[0]}'" for answer in answers)
+    answers = ask(spark, lambda: [folder for folder in folders if not sees_log(folder)], tasks=8)
+    yield from (f"workers cannot read '{folder}'" for answer in answers for folder in answer)
 
 
 def _slots(spark: SparkSession) -> int:
