@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from decimal import Decimal
 from difflib import get_close_matches
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -17,6 +18,7 @@ from mlflow.models import validate_schema
 from mlflow.types import Schema, TensorSpec
 from mlflow.types.schema import AnyType, Array, Map, Object
 from mlflow.types.schema import DataType as MlflowType
+from pyspark.errors import PySparkTypeError
 from pyspark.sql import types as t
 from pyspark.sql.pandas.types import to_arrow_type
 
@@ -26,6 +28,7 @@ from spark_tracking.scoring.worker.model_call import to_frame
 if TYPE_CHECKING:
     from spark_tracking.scoring.model import ResolvedModel
 
+_UTC: dict[str, Any] = {"timezone": "UTC"} if "timezone" in signature(to_arrow_type).parameters else {}  # before Spark 4.2 it is understood
 _TYPES = ("boolean", "int", "long", "float", "double", "string", "binary", "date", "timestamp", "decimal(10,2)")
 _PER_CLASS = ("predict_proba", "predict_log_proba", "transform")
 _EXACT: dict[Any, tuple[str, tuple[type[t.DataType], ...]]] = {
@@ -40,7 +43,7 @@ A double holds each whole number up to 2^53, a float up to 2^24; a greater one i
 
 def arrow_type(kind: t.DataType) -> pa.DataType:
     """The Arrow type by which Spark takes and gives this type; timestamps in UTC."""
-    return to_arrow_type(kind, timezone="UTC")
+    return to_arrow_type(kind, **_UTC)
 
 
 def input_names(model: ResolvedModel, columns: t.StructType) -> list[str]:
@@ -94,7 +97,7 @@ def _suits(spec: Any, kind: t.DataType) -> bool:
         return True
     try:
         sample: Any = to_frame(pa.table({spec.name: _sample(arrow_type(kind))}))
-    except TypeError:  # a type that Arrow has not got
+    except PySparkTypeError:  # a type that Arrow has not got
         sample = pd.DataFrame({spec.name: pd.Series([2], dtype=object)})
     try:
         validate_schema(sample, Schema([spec]))

@@ -73,6 +73,31 @@ def check(spark, mode: str, first: str, second: str) -> None:
     if mode != "connect":
         assert frame.rdd.getNumPartitions() == 3
         assert "hunter2" not in runs()._jdf.queryExecution().toString()
+    check_scoring(spark)
+
+
+class Later(mlflow.pyfunc.PythonModel):
+    """A number and a day for each id."""
+
+    def predict(self, context, model_input, params=None):
+        import pandas as pd
+
+        return pd.DataFrame({"twice": model_input["id"] * 2.0, "day": pd.Timestamp("2024-01-01") + pd.to_timedelta(model_input["id"], "D")})
+
+
+def check_scoring(spark) -> None:
+    """A model scores as a column function, whichever kinds of functions this Spark has."""
+    import datetime as dt
+
+    import spark_tracking as st
+
+    folder = tempfile.mkdtemp() + "/model"
+    signature = mlflow.models.ModelSignature(inputs=mlflow.types.Schema([mlflow.types.ColSpec("long", "id")]))
+    mlflow.pyfunc.save_model(folder, python_model=Later(), signature=signature, pip_requirements=[])
+    predict = st.score_udf(spark, folder, "twice double, day timestamp")
+    predict.check(spark.range(3))
+    rows = spark.range(3).select(predict("id").alias("y")).select("y.*").collect()
+    assert [tuple(row) for row in rows] == [(2.0 * day, dt.datetime(2024, 1, 1 + day)) for day in range(3)], rows
 
 
 def check_bare(uri: str) -> None:
