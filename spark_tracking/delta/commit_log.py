@@ -153,8 +153,8 @@ class CommitLog:
                     found[version] = told
         return Faults(found, bad, newest)
 
-    def mend(self, newest: int, first: Callable[[], bytes], distrust: int, aside: list[str]) -> bool:
-        """Have the versions in sequence, up to `newest` at least, with an empty commit in place of a lost one; whether there was any.
+    def mend(self, newest: int, first: Callable[[], bytes], distrust: int, aside: list[str]) -> None:
+        """Have the versions in sequence, up to `newest` at least, with an empty commit in place of a lost one.
 
         Args:
             first: the first commit of such a table.
@@ -173,7 +173,6 @@ class CommitLog:
             if text:
                 aside.append(self._files.set_aside(path))
             self._files.note(path, _filler(text if version in found.versions else b"", first if version == 0 else None))
-        return bool(versions)
 
     def _names(self) -> list[str]:
         try:

@@ -56,7 +56,8 @@ def rebuild(files: Storage, force: bool) -> Rebuilt:
         LakeCorrupt: something would vanish that the lake still shows, or files cannot be read that a backup may have.
     """
     done = Rebuilt()
-    mended = [_mend_commits(files, spec, -1, done) for spec in DERIVED]
+    for spec in DERIVED:
+        _mend_commits(files, spec, -1, done)
     covered = [DerivedTable(files.root, spec).watermarks for spec in DERIVED]
     for spec in LOGS:
         newest = max(marks[spec.name] for marks in covered)
@@ -65,7 +66,7 @@ def rebuild(files: Storage, force: bool) -> Rebuilt:
                 f"The folder '{files.root}/{spec.name}' is gone, and with it the history. Restore it from a backup, or go on with what "
                 "the other tables know of it: spark-tracking lake rebuild --force"
             )
-        mended.append(_mend_commits(files, spec, newest, done))
+        _mend_commits(files, spec, newest, done)
     flusher = Flusher(files.root, journal_of(files))
     refresher = Refresher(files.root, flusher.events, flusher.metrics)
     stored = Folding()
@@ -80,30 +81,28 @@ def rebuild(files: Storage, force: bool) -> Rebuilt:
         _append(log, lost, done)
     flusher.flush()
     _restore(files, refresher, stored, force, done)
-    if any(mended):
-        drop_purged_rows(files.root)  # whose removal from the logs may have been lost
+    drop_purged_rows(files.root)  # whose removal from the logs may have been lost
     refresher.force = force
     done.things = refresher.rebuild()
     return done
 
 
-def _mend_commits(files: Storage, spec: TableSpec, newest: int, done: Rebuilt) -> bool:
-    """Have a table's versions in sequence, up to `newest` at least, so that it opens; returns whether anything was to be done.
+def _mend_commits(files: Storage, spec: TableSpec, newest: int, done: Rebuilt) -> None:
+    """Have a table's versions in sequence, up to `newest` at least, so that it opens.
 
     What cannot be told from the log, the table's files tell: their rows are put back later.
     """
-    log, mended = CommitLog(files, spec.name), False
+    log = CommitLog(files, spec.name)
     for distrust in range(3):
         if log.faults().newest < 0:
             Table.create(files.root, spec)
-        mended = log.mend(newest, lambda: _first_commit(spec), distrust, done.set_aside)
+        log.mend(newest, lambda: _first_commit(spec), distrust, done.set_aside)
         try:
             Table(files.root, spec).files()
             break
         except BaseException as error:
             if not is_foreign(error):
                 raise
-    return mended
 
 
 def _first_commit(spec: TableSpec) -> bytes:
