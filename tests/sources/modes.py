@@ -130,8 +130,8 @@ def check_poor(uri: str) -> None:
         said = str(error)
     finally:
         spark.stop()
-    assert said.startswith("The Spark Connect server's workers cannot run this process's Python: "), said
-    assert "pyarrow" in said.lower() and f"set PYSPARK_PYTHON to a Python {sys.version_info[0]}.{sys.version_info[1]}" in said, said
+    assert said.startswith("The Spark Connect server's Python lacks "), said
+    assert "pyarrow" in said and "Install this package where the server and its executors run" in said, said
 
 
 def new_python(packages: str = "") -> str:
