@@ -170,7 +170,12 @@ def session(mode: str, python: str = sys.executable):
         builder = builder.remote("local[2]")
     else:
         builder = builder.master("local[2]")
-    settings = {"spark.ui.enabled": "false", "spark.sql.shuffle.partitions": "2", "spark.driver.memory": "1g"}
+    settings = {
+        "spark.ui.enabled": "false",
+        "spark.ui.showConsoleProgress": "false",
+        "spark.sql.shuffle.partitions": "2",
+        "spark.driver.memory": "1g",
+    }
     for name, value in settings.items():
         builder = builder.config(name, value)
     return builder.getOrCreate()
