@@ -29,7 +29,7 @@ def test_infinite_values_are_handed_out_as_sqls_and_searched_and_kept_as_they_ar
     assert store.get_run(run_id).data.metrics == {"up": GREATEST, "down": -GREATEST}
     assert len(store.search_runs(["0"], "metrics.up > 1e308 AND metrics.down < -1e308", ViewType.ALL)) == 1
     store.lake.refresh()
-    for uri in (f"{store.lake_uri}", f"{store.lake_uri.root}"):
+    for uri in (f"{store.lake.uri}", f"{store.lake.uri.root}"):
         points = read("run_metrics_history", tracking_uri=uri).read_all().to_pydict()
         assert dict(zip(points["metric_name"], points["metric_value"])) == {"up": math.inf, "down": -math.inf}
 

@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 from click.testing import CliRunner
@@ -84,7 +85,9 @@ def test_files_are_copied_once_and_checked(database: str, lake_uri: str, tmp_pat
 
 def test_follow_finds_what_is_written_meanwhile_until_it_is_stopped(database: str, lake_uri: str) -> None:
     command = [str(Path(sys.executable).parent / "spark-tracking"), "sync", database, lake_uri, "--follow", "0.2", "--json"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    # A shell's background jobs inherit that Ctrl+C is ignored.
+    reset = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=reset)  # noqa: PLW1509
     assert process.stdout is not None
     try:
         assert json.loads(process.stdout.readline())["things"]["run"]["new"] == 6
