@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 from spark_tracking.kinds.shapes import DATASET, PAGE_STATUSES, split_version_id
 from spark_tracking.lake import Event
@@ -130,14 +131,18 @@ def requests(events: Sequence[Event]) -> Iterator[Request]:
             some = mine[start : start + way.at_once]
             body = way.body(some)
             if body is not None:
-                path = way.path.format(id=some[0].id, key=some[0].key)
-                yield Request(way.method, path, {**_named(way.kind, some[0].id), **body})
+                yield Request(way.method, _path(way.path, some[0].id, some[0].key), {**_named(way.kind, some[0].id), **body})
 
 
 def deletion(kind: str, id: str) -> Request:
     """What deletes a thing."""
     method, path = _DELETIONS[kind]
-    return Request(method, path.format(id=id), _named(kind, id))
+    return Request(method, _path(path, id), _named(kind, id))
+
+
+def _path(path: str, id: str, key: str = "") -> str:
+    """A path with what a source says in it, which leads nowhere else."""
+    return path.format(id=quote(id, safe=""), key=quote(key, safe=""))
 
 
 def restoration(kind: str, id: str) -> Request:

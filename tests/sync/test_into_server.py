@@ -196,6 +196,20 @@ def test_what_was_deleted_on_the_target_stays_deleted_and_is_told(family: Any, l
     assert [f.kind for f in result.failures] == ["experiment"] and "deleted on the target" in result.failures[0].reason
 
 
+def test_a_tag_that_is_removed_takes_no_other_with_it_whatever_its_name(family: Any, lake_uri: str, target: str) -> None:
+    client, name, runs = family
+    experiment = client.get_run(runs[0]).info.experiment_id
+    odd = ["a#b", "a?b", "a b", "100% of it"]
+    model = client.create_logged_model(experiment, "net", runs[0], tags=dict.fromkeys(["a", *odd], "1"))
+    assert sync(lake_uri, target).ok
+    for key in odd:
+        client.delete_logged_model_tag(model.model_id, key)
+    assert sync(lake_uri, target).ok
+    server = MlflowClient(target)
+    (copy,) = server.search_logged_models([server.get_experiment_by_name(name).experiment_id])
+    assert copy.tags.keys() & {"a", *odd} == {"a"}
+
+
 def test_artifacts_are_copied_once_and_versions_point_to_the_copies(tmp_path: Path, family: Any, lake_uri: str, target: str) -> None:
     import mlflow.artifacts
 
